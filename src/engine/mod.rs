@@ -1,0 +1,3 @@
+//! The engine: packed token rows in, one row of floats per sequence out.
+
+pub mod packed;

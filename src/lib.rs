@@ -1,0 +1,6 @@
+//! rerankd: scores how well documents answer a query, for many clients at once.
+
+pub mod engine;
+pub mod error;
+pub mod model;
+pub mod request;

@@ -1,0 +1,22 @@
+//! Models: where their files come from, their weights, and their forward pass over a backend.
+
+pub mod source;
+
+use crate::engine::packed::Packed;
+
+/// A loaded model on a device: the one dynamic call per batch.
+pub trait Scorer: Send {
+    /// Floats per sequence: the number of labels of a classifier, or the hidden size of an encoder.
+    fn width(&self) -> usize;
+
+    /// Runs the forward pass. `out` is `[batch.num_sequences(), width()]`, row-major, in batch order.
+    ///
+    /// # Errors
+    /// A device fault, in words for the log. The batch is lost; the caller answers its requests.
+    fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError>;
+}
+
+/// The device failed; the scores of the batch do not exist.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("device fault: {0}")]
+pub struct DeviceError(pub String);

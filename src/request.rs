@@ -1,0 +1,178 @@
+//! The one request and the one response behind every dialect.
+//!
+//! `api` turns wire bodies into a [`RerankRequest`] and a [`RerankResponse`] back into a body; no other
+//! room knows how a client spelled its fields.
+
+use std::time::{Duration, Instant};
+
+/// A request to score texts against each other: admitted, cancelled and answered as one unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RerankRequest {
+    /// The client's own id, or one made at the edge; echoed in replies and logs.
+    pub id: String,
+    /// The name the client asked for; `None` means the default model.
+    pub model: Option<String>,
+    pub inputs: Inputs,
+    pub truncation: Truncation,
+    /// How long the client will wait, counted from the arrival of the request.
+    pub timeout: Option<Duration>,
+}
+
+/// What is scored. The result has one score per document, pair or text, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inputs {
+    OneQuery {
+        query: String,
+        documents: Vec<String>,
+    },
+    Pairs(Vec<(String, String)>),
+    /// Single texts for a classifier (TEI `/predict`).
+    Texts(Vec<String>),
+}
+
+impl Inputs {
+    /// The number of scores the response will have.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::OneQuery { documents, .. } => documents.len(),
+            Self::Pairs(pairs) => pairs.len(),
+            Self::Texts(texts) => texts.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of text that will be tokenised, each query counted once.
+    pub fn num_bytes(&self) -> usize {
+        match self {
+            Self::OneQuery { query, documents } => {
+                query.len() + documents.iter().map(String::len).sum::<usize>()
+            }
+            Self::Pairs(pairs) => pairs.iter().map(|(a, b)| a.len() + b.len()).sum(),
+            Self::Texts(texts) => texts.iter().map(String::len).sum(),
+        }
+    }
+}
+
+/// What happens to texts that do not fit. Limits are in tokens of the model's tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Truncation {
+    pub overflow: Overflow,
+    pub side: Side,
+    /// Of the query, special tokens not counted.
+    pub max_tokens_per_query: Option<usize>,
+    /// Of one document, special tokens not counted; applied before chunking.
+    pub max_tokens_per_doc: Option<usize>,
+    /// Of a whole pair with its special tokens; the model's own limit is the upper bound.
+    pub max_tokens_per_pair: Option<usize>,
+    /// A document longer than one pair can hold is scored as up to this many chunks; the best counts.
+    pub max_chunks_per_doc: usize,
+}
+
+impl Default for Truncation {
+    fn default() -> Self {
+        Self {
+            overflow: Overflow::Truncate,
+            side: Side::Right,
+            max_tokens_per_query: None,
+            max_tokens_per_doc: None,
+            max_tokens_per_pair: None,
+            max_chunks_per_doc: 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    Truncate,
+    /// Answer [`crate::error::Error::TooLong`] for the whole request.
+    Refuse,
+}
+
+/// The end of a text that is cut away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Left,
+    Right,
+}
+
+/// The scores of a request, in request order; ranking and cutting to `top_n` is the dialect's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RerankResponse {
+    pub id: String,
+    /// The served name of the model that scored.
+    pub model: String,
+    pub results: Vec<Scored>,
+    /// `[results.len(), labels.len()]`, row-major: what the head gave before any activation.
+    pub label_logits: Vec<f32>,
+    /// Names of the head's outputs; empty for models that compare vectors.
+    pub labels: Vec<String>,
+    /// Tokens that went through the model, special tokens included.
+    pub prompt_tokens: usize,
+    /// UTF-8 characters of text that were scored, the query counted once per text.
+    pub num_chars: usize,
+    pub stamps: Stamps,
+}
+
+/// One document's score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    pub score: Score,
+    /// Tokens scored for this document over all its chunks, special tokens included.
+    pub tokens: usize,
+    /// Tokens of query and document that were cut away.
+    pub truncated_tokens: usize,
+    pub chunks: usize,
+}
+
+/// One relevance in the three forms dialects speak; all three order documents alike.
+/// A dialect reports exactly one of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// The logit, or the cosine.
+    pub raw: f32,
+    /// After the activation the checkpoint asks for.
+    pub activated: f32,
+    /// In [0, 1]: the sigmoid of the logit (two labels: their softmax), or the cosine clipped.
+    pub probability: f32,
+}
+
+/// When a request passed each arrow of its path. Histograms, the access log and `Server-Timing` all read these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamps {
+    pub received: Instant,
+    pub parsed: Instant,
+    pub admitted: Instant,
+    pub tokenized: Instant,
+    /// The first of its pairs was handed to the device.
+    pub started: Instant,
+    /// The last of its pairs came back.
+    pub scored: Instant,
+}
+
+impl Stamps {
+    /// All arrows at one instant; each arrow then overwrites its own.
+    pub fn at(now: Instant) -> Self {
+        Self {
+            received: now,
+            parsed: now,
+            admitted: now,
+            tokenized: now,
+            started: now,
+            scored: now,
+        }
+    }
+
+    /// The stages in order, with the time each took; they add up to `scored - received`.
+    pub fn stages(&self) -> [(&'static str, Duration); 5] {
+        [
+            ("parse", self.parsed.saturating_duration_since(self.received)),
+            ("admit", self.admitted.saturating_duration_since(self.parsed)),
+            ("tokenize", self.tokenized.saturating_duration_since(self.admitted)),
+            ("queue", self.started.saturating_duration_since(self.tokenized)),
+            ("device", self.scored.saturating_duration_since(self.started)),
+        ]
+    }
+}
