@@ -1,1 +1,0 @@
-//! Where model files come from: embedded in the binary, a folder, or the Hugging Face hub.
