@@ -1,6 +1,7 @@
 //! rerankd: scores how well documents answer a query, for many clients at once.
 
 pub mod admit;
+pub mod api;
 pub mod batch;
 pub mod clock;
 pub mod engine;
