@@ -37,6 +37,15 @@ impl Packed {
         self.cu_seqlens.push(self.input_ids.len() as u32);
     }
 
+    /// Appends sequence `i` of another batch.
+    pub fn push_sequence(&mut self, other: &Self, i: usize) {
+        let rows = other.rows(i);
+        self.input_ids.extend_from_slice(&other.input_ids[rows.clone()]);
+        self.token_type_ids.extend_from_slice(&other.token_type_ids[rows.clone()]);
+        self.position_ids.extend_from_slice(&other.position_ids[rows]);
+        self.cu_seqlens.push(self.input_ids.len() as u32);
+    }
+
     pub fn clear(&mut self) {
         self.input_ids.clear();
         self.token_type_ids.clear();

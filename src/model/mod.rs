@@ -1,6 +1,13 @@
 //! Models: where their files come from, their weights, and their forward pass over a backend.
 
+pub mod bert;
+pub mod config;
+pub mod head;
+pub mod loader;
+mod modules;
+pub mod scorer;
 pub mod source;
+pub mod weights;
 
 use crate::engine::packed::Packed;
 

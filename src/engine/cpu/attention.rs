@@ -1,0 +1,155 @@
+//! Softmax attention of one sequence, head by head, on the micro-kernel of the matrix product.
+//!
+//! Per head the keys are transposed into panels and the values copied into panels; then each tile of
+//! queries makes its scores, their softmax and the weighted values while they are in the L1 cache.
+
+use super::gemm::tile_of;
+use super::kernels::{AttentionArgs, scores_stride};
+use super::math;
+use super::simd::Simd;
+
+/// Stands where no key is: its weight is `2^-125` of the largest, lost in any sum.
+const NO_KEY: f32 = -1e30;
+
+/// # Safety
+/// The CPU has the instruction set; `args` describes valid memory, the workspace has the sizes of
+/// `AttentionSizes`, and nothing overlaps.
+#[inline(always)]
+pub(super) unsafe fn attention<S: Simd, const MR: usize, const NV: usize>(args: &AttentionArgs) {
+    for head in 0..args.num_heads {
+        // SAFETY: the caller's promise; `head` is in range.
+        unsafe {
+            pack_keys(args, head, NV * S::LANES);
+            pack_values(args, head, NV * S::LANES);
+            let mut row = 0;
+            while row < args.num_queries {
+                let rows = MR.min(args.num_queries - row);
+                tile_of_queries::<S, MR, NV>(args, head, row, rows);
+                row += rows;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`attention`]; `row + rows <= num_queries` and `rows <= MR`.
+#[inline(always)]
+unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
+    args: &AttentionArgs,
+    head: usize,
+    row: usize,
+    rows: usize,
+) {
+    let (panel, len, dim) = (NV * S::LANES, args.len, args.head_dim);
+    let (stride, width) = (scores_stride(len, panel), dim.next_multiple_of(panel));
+    let work = &args.work;
+    // SAFETY: offsets stay inside the sizes of `AttentionSizes` for this `len` and `dim`.
+    unsafe {
+        let query = args.qkv.add(row * args.qkv_stride + head * dim);
+        for i in 0..len.div_ceil(panel) {
+            let (keys, scores) = (work.keys.add(i * dim * panel), work.scores.add(i * panel));
+            tile_of::<S, MR, NV>(
+                rows,
+                dim,
+                query,
+                args.qkv_stride,
+                keys,
+                work.zeros,
+                scores,
+                stride,
+            );
+        }
+        let mut scale = [0f32; MR];
+        for (i, scale) in scale.iter_mut().enumerate().take(rows) {
+            *scale = 1.0 / softmax::<S>(work.scores.add(i * stride), len);
+        }
+        for i in 0..width / panel {
+            let (values, tile) = (work.values.add(i * len * panel), work.tile.add(i * panel));
+            tile_of::<S, MR, NV>(rows, len, work.scores, stride, values, work.zeros, tile, width);
+        }
+        for (i, scale) in scale.iter().enumerate().take(rows) {
+            let out = args.out.add((row + i) * args.out_stride + head * dim);
+            let tile = work.tile.add(i * width);
+            for d in 0..dim {
+                *out.add(d) = *tile.add(d) * scale;
+            }
+        }
+    }
+}
+
+/// Replaces scores by `2^(score - max)` and returns their sum.
+///
+/// # Safety
+/// `scores` is valid for `len` floats rounded up to whole vectors.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(scores: *mut f32, len: usize) -> f32 {
+    let padded = len.next_multiple_of(S::LANES);
+    // SAFETY: below `padded`.
+    unsafe {
+        for i in len..padded {
+            *scores.add(i) = NO_KEY;
+        }
+        let mut max = S::load(scores);
+        for i in (S::LANES..padded).step_by(S::LANES) {
+            max = S::max(max, S::load(scores.add(i)));
+        }
+        let max = S::splat(S::reduce_max(max));
+        let mut sum = S::splat(0.0);
+        for i in (0..padded).step_by(S::LANES) {
+            let weight = math::exp2::<S>(S::sub(S::load(scores.add(i)), max));
+            S::store(scores.add(i), weight);
+            sum = S::add(sum, weight);
+        }
+        S::reduce_add(sum)
+    }
+}
+
+/// Transposes one head's keys into panels of `[head_dim][panel]`, zeros after the last key.
+///
+/// # Safety
+/// As for [`attention`].
+#[inline(always)]
+unsafe fn pack_keys(args: &AttentionArgs, head: usize, panel: usize) {
+    let (len, dim) = (args.len, args.head_dim);
+    // SAFETY: keys begin after all heads' queries in each row; `keys` holds whole panels.
+    unsafe {
+        let keys = args.qkv.add((args.num_heads + head) * dim);
+        for first in (0..len).step_by(panel) {
+            let out = args.work.keys.add(first * dim);
+            for t in 0..panel {
+                if first + t < len {
+                    let key = keys.add((first + t) * args.qkv_stride);
+                    for d in 0..dim {
+                        *out.add(d * panel + t) = *key.add(d);
+                    }
+                } else {
+                    for d in 0..dim {
+                        *out.add(d * panel + t) = 0.0;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies one head's values into panels of `[len][panel]`, zeros after the last of its columns.
+///
+/// # Safety
+/// As for [`attention`].
+#[inline(always)]
+unsafe fn pack_values(args: &AttentionArgs, head: usize, panel: usize) {
+    let (len, dim) = (args.len, args.head_dim);
+    // SAFETY: values begin after all heads' queries and keys in each row; `values` holds whole panels.
+    unsafe {
+        let values = args.qkv.add((2 * args.num_heads + head) * dim);
+        for first in (0..dim).step_by(panel) {
+            let columns = panel.min(dim - first);
+            for t in 0..len {
+                let value = values.add(t * args.qkv_stride + first);
+                let out = args.work.values.add(first * len + t * panel);
+                std::ptr::copy_nonoverlapping(value, out, columns);
+                out.add(columns).write_bytes(0, panel - columns);
+            }
+        }
+    }
+}

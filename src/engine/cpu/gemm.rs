@@ -1,0 +1,133 @@
+//! The matrix product: tiles of rows by one weight panel, all accumulators in registers.
+//!
+//! Every output element is the bias plus one chain of fused multiply-adds over k, in order, whatever the
+//! number of rows: full tiles, edge tiles and batch mates give the same bits.
+
+use super::kernels::LinearArgs;
+use super::math;
+use super::simd::Simd;
+use crate::engine::Epilogue;
+
+/// `c[M, NV * LANES] = a[M, k] * panel[k, NV * LANES] + bias`
+///
+/// # Safety
+/// The CPU has the instruction set; the pointers are valid for the sizes above, `a` and `c` with the
+/// strides `lda` and `ldc`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a micro-kernel: its arguments are registers")]
+unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    panel: *const f32,
+    bias: *const f32,
+    c: *mut f32,
+    ldc: usize,
+) {
+    // SAFETY: all offsets stay below M rows, k columns and one panel, which the caller vouches for.
+    unsafe {
+        let mut acc = [[S::splat(0.0); NV]; M];
+        for row in &mut acc {
+            for (j, x) in row.iter_mut().enumerate() {
+                *x = S::load(bias.add(j * S::LANES));
+            }
+        }
+        let mut b = panel;
+        for p in 0..k {
+            let mut columns = [S::splat(0.0); NV];
+            for (j, column) in columns.iter_mut().enumerate() {
+                *column = S::load(b.add(j * S::LANES));
+            }
+            for (i, row) in acc.iter_mut().enumerate() {
+                let x = S::splat(*a.add(i * lda + p));
+                for (j, sum) in row.iter_mut().enumerate() {
+                    *sum = S::fma(x, columns[j], *sum);
+                }
+            }
+            b = b.add(NV * S::LANES);
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (j, sum) in row.iter().enumerate() {
+                S::store(c.add(i * ldc + j * S::LANES), *sum);
+            }
+        }
+    }
+}
+
+/// A tile of `rows <= MR` rows: the micro-kernel for exactly that many.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a micro-kernel: its arguments are registers")]
+pub(super) unsafe fn tile_of<S: Simd, const MR: usize, const NV: usize>(
+    rows: usize,
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    panel: *const f32,
+    bias: *const f32,
+    c: *mut f32,
+    ldc: usize,
+) {
+    macro_rules! dispatch {
+        ($($m:literal)*) => {
+            match rows {
+                // SAFETY: the caller's promise, for `rows` rows.
+                $($m if $m <= MR => unsafe { tile::<S, $m, NV>(k, a, lda, panel, bias, c, ldc) },)*
+                _ => unreachable!("a tile has 1 to {MR} rows"),
+            }
+        };
+    }
+    dispatch!(14 13 12 11 10 9 8 7 6 5 4 3 2 1);
+}
+
+/// # Safety
+/// The CPU has the instruction set; `args` describes valid memory and `out` overlaps nothing else.
+#[inline(always)]
+pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &LinearArgs) {
+    let width = NV * S::LANES;
+    // Panels outside, rows inside: a panel is read from memory once and stays in cache for all rows.
+    for panel_idx in 0..args.num_panels {
+        let mut row = 0;
+        while row < args.rows {
+            let rows = MR.min(args.rows - row);
+            // SAFETY: offsets of a panel below `num_panels` and of rows below `args.rows`.
+            unsafe {
+                let panel = args.panels.add(panel_idx * args.k * width);
+                let bias = args.bias.add(panel_idx * width);
+                let a = args.x.add(row * args.x_stride);
+                let c = args.out.add(row * args.out_stride + panel_idx * width);
+                let (lda, ldc) = (args.x_stride, args.out_stride);
+                tile_of::<S, MR, NV>(rows, args.k, a, lda, panel, bias, c, ldc);
+                activate_tile::<S, NV>(args.epilogue, rows, c, ldc);
+            }
+            row += rows;
+        }
+    }
+}
+
+/// Applies the activation to a tile that was just written and is still in the L1 cache.
+///
+/// # Safety
+/// `c` is valid for `rows` rows of one panel.
+#[inline(always)]
+unsafe fn activate_tile<S: Simd, const NV: usize>(
+    epilogue: Epilogue,
+    rows: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    if epilogue == Epilogue::Bias {
+        return;
+    }
+    for i in 0..rows {
+        for j in 0..NV {
+            // SAFETY: inside the tile.
+            unsafe {
+                let p = c.add(i * ldc + j * S::LANES);
+                S::store(p, math::activate::<S>(epilogue, S::load(p)));
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The table of kernels that each instruction set fills, and what they are called with.
+//!
+//! The arguments are raw: [`super::Cpu`] checks every length before it makes them.
+
+use super::isa::Isa;
+use crate::engine::Epilogue;
+
+/// The kernels of one instruction set.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    pub(super) isa: Isa,
+    /// Columns of a weight panel.
+    pub(super) panel: usize,
+    /// Rows of a tile.
+    pub(super) tile_rows: usize,
+    pub(super) linear: unsafe fn(&LinearArgs),
+    pub(super) attention: unsafe fn(&AttentionArgs),
+    pub(super) add_norm: unsafe fn(&NormArgs),
+}
+
+/// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
+#[derive(Debug)]
+pub(super) struct LinearArgs {
+    pub(super) x: *const f32,
+    pub(super) x_stride: usize,
+    pub(super) rows: usize,
+    pub(super) k: usize,
+    /// `[num_panels][k][panel]`
+    pub(super) panels: *const f32,
+    pub(super) num_panels: usize,
+    /// `[num_panels * panel]`
+    pub(super) bias: *const f32,
+    pub(super) epilogue: Epilogue,
+    /// Whole panels are written: `out_stride >= num_panels * panel`.
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
+}
+
+/// All heads of one sequence.
+#[derive(Debug)]
+pub(super) struct AttentionArgs {
+    /// `[len, 3 * num_heads * head_dim]`: query, key, value.
+    pub(super) qkv: *const f32,
+    pub(super) qkv_stride: usize,
+    pub(super) len: usize,
+    /// Queries are the first `num_queries` rows.
+    pub(super) num_queries: usize,
+    pub(super) num_heads: usize,
+    pub(super) head_dim: usize,
+    /// `[num_queries, num_heads * head_dim]`
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
+    pub(super) work: Workspace,
+}
+
+/// Parts of the attention scratch; see [`AttentionSizes`].
+#[derive(Debug)]
+pub(super) struct Workspace {
+    pub(super) keys: *mut f32,
+    pub(super) values: *mut f32,
+    pub(super) scores: *mut f32,
+    pub(super) tile: *mut f32,
+    /// `[panel]` zeros, the bias of products that have none.
+    pub(super) zeros: *const f32,
+}
+
+/// Floats that the attention of a sequence of `len` tokens needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AttentionSizes {
+    /// `[len / panel][head_dim][panel]`: keys transposed into panels, zeros after the last.
+    pub(super) keys: usize,
+    /// `[head_dim / panel][len][panel]`
+    pub(super) values: usize,
+    /// `[tile_rows, scores_stride]`
+    pub(super) scores: usize,
+    /// `[tile_rows, head_dim]` in whole panels.
+    pub(super) tile: usize,
+}
+
+impl AttentionSizes {
+    pub(super) fn new(kernels: &Kernels, len: usize, head_dim: usize) -> Self {
+        let Kernels { panel, tile_rows, .. } = *kernels;
+        let width = head_dim.next_multiple_of(panel);
+        Self {
+            keys: len.next_multiple_of(panel) * head_dim,
+            values: width * len,
+            scores: tile_rows * scores_stride(len, panel),
+            tile: tile_rows * width,
+        }
+    }
+}
+
+/// A row of scores. The 16 more floats keep the rows of a tile out of one another's L1 set.
+#[inline(always)]
+pub(super) fn scores_stride(len: usize, panel: usize) -> usize {
+    len.next_multiple_of(panel) + 16
+}
+
+/// `hidden = norm(hidden + update)`, row by row.
+#[derive(Debug)]
+pub(super) struct NormArgs {
+    pub(super) hidden: *mut f32,
+    pub(super) hidden_stride: usize,
+    pub(super) update: *const f32,
+    pub(super) update_stride: usize,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) gamma: *const f32,
+    pub(super) beta: *const f32,
+    pub(super) eps: f32,
+}
+
+/// Entry functions that enable an instruction set around the generic kernels, and their table.
+macro_rules! kernel_table {
+    ($simd:ty, $isa:ident, $features:literal, rows: $rows:literal, vectors: $vectors:literal) => {
+        mod entry {
+            use super::*;
+            use crate::engine::cpu::kernels::{AttentionArgs, LinearArgs, NormArgs};
+            use crate::engine::cpu::{attention, gemm, norm};
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn linear(args: &LinearArgs) {
+                // SAFETY: as above.
+                unsafe { gemm::linear::<$simd, $rows, $vectors>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn attention(args: &AttentionArgs) {
+                // SAFETY: as above.
+                unsafe { attention::attention::<$simd, $rows, $vectors>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn add_norm(args: &NormArgs) {
+                // SAFETY: as above.
+                unsafe { norm::add_norm::<$simd>(args) }
+            }
+        }
+
+        pub(super) static KERNELS: super::kernels::Kernels = super::kernels::Kernels {
+            isa: super::isa::Isa::$isa,
+            panel: $vectors * <$simd as Simd>::LANES,
+            tile_rows: $rows,
+            linear: entry::linear,
+            attention: entry::attention,
+            add_norm: entry::add_norm,
+        };
+    };
+}
+pub(super) use kernel_table;

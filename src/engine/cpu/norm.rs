@@ -1,0 +1,71 @@
+//! Residual add and layer norm, one row at a time.
+
+use super::kernels::NormArgs;
+use super::simd::Simd;
+
+/// # Safety
+/// The CPU has the instruction set; `args` describes valid memory.
+#[inline(always)]
+pub(super) unsafe fn add_norm<S: Simd>(args: &NormArgs) {
+    for row in 0..args.rows {
+        // SAFETY: a row below `args.rows`.
+        unsafe {
+            let hidden = args.hidden.add(row * args.hidden_stride);
+            let update = args.update.add(row * args.update_stride);
+            add_norm_row::<S>(args, hidden, update);
+        }
+    }
+}
+
+/// Mean first, then the variance around it: the one-pass form cancels in f32.
+///
+/// # Safety
+/// As for [`add_norm`]; both rows have `args.width` floats.
+#[inline(always)]
+unsafe fn add_norm_row<S: Simd>(args: &NormArgs, hidden: *mut f32, update: *const f32) {
+    let width = args.width;
+    let tail = width % S::LANES;
+    let whole = width - tail;
+    // SAFETY: whole vectors below `whole`, and a part of `tail` floats after them.
+    unsafe {
+        let mut sum = S::splat(0.0);
+        for i in (0..whole).step_by(S::LANES) {
+            let x = S::add(S::load(hidden.add(i)), S::load(update.add(i)));
+            S::store(hidden.add(i), x);
+            sum = S::add(sum, x);
+        }
+        if tail > 0 {
+            let (h, u) = (hidden.add(whole), update.add(whole));
+            let x = S::add(S::load_part(h, tail, 0.0), S::load_part(u, tail, 0.0));
+            S::store_part(h, tail, x);
+            sum = S::add(sum, x);
+        }
+        let mean = S::reduce_add(sum) / width as f32;
+        let mean_v = S::splat(mean);
+
+        let mut squares = S::splat(0.0);
+        for i in (0..whole).step_by(S::LANES) {
+            let d = S::sub(S::load(hidden.add(i)), mean_v);
+            squares = S::fma(d, d, squares);
+        }
+        if tail > 0 {
+            let d = S::sub(S::load_part(hidden.add(whole), tail, mean), mean_v);
+            squares = S::fma(d, d, squares);
+        }
+        let variance = S::reduce_add(squares) / width as f32;
+        let scale = S::splat(1.0 / (variance + args.eps).sqrt());
+
+        for i in (0..whole).step_by(S::LANES) {
+            let x = S::mul(S::sub(S::load(hidden.add(i)), mean_v), scale);
+            let y = S::fma(x, S::load(args.gamma.add(i)), S::load(args.beta.add(i)));
+            S::store(hidden.add(i), y);
+        }
+        if tail > 0 {
+            let h = hidden.add(whole);
+            let gamma = S::load_part(args.gamma.add(whole), tail, 0.0);
+            let beta = S::load_part(args.beta.add(whole), tail, 0.0);
+            let x = S::mul(S::sub(S::load_part(h, tail, mean), mean_v), scale);
+            S::store_part(h, tail, S::fma(x, gamma, beta));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The few vector operations the kernels are written in. Each instruction set implements them once.
+
+/// A vector register of `f32`.
+///
+/// # Safety
+/// Every function needs a CPU with the instruction set. They are inlined into entry functions that enable
+/// it (`kernel_table!`), and those are reached only through [`super::isa::Isa`], which has asked the CPU.
+/// Pointers must be valid for the floats read or written; none needs alignment.
+pub(super) trait Simd: Copy {
+    type V: Copy;
+    const LANES: usize;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    /// Reads `LANES` floats.
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn abs(a: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `a * 2^n` for whole `n` in [-126, 127].
+    unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
+
+    /// The sum of all lanes, in halves: lane `i` with lane `i + LANES / 2`, and so on.
+    #[inline(always)]
+    unsafe fn reduce_add(v: Self::V) -> f32 {
+        let mut lanes = [0f32; MAX_LANES];
+        // SAFETY: `lanes` holds the widest vector.
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        let mut half = Self::LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
+    #[inline(always)]
+    unsafe fn reduce_max(v: Self::V) -> f32 {
+        let mut lanes = [0f32; MAX_LANES];
+        // SAFETY: `lanes` holds the widest vector.
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        lanes[..Self::LANES].iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// Reads `n < LANES` floats; the other lanes are `fill`.
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize, fill: f32) -> Self::V {
+        let mut lanes = [fill; MAX_LANES];
+        // SAFETY: the caller lends `n` floats, and `lanes` holds the widest vector.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Writes the first `n < LANES` lanes.
+    #[inline(always)]
+    unsafe fn store_part(p: *mut f32, n: usize, v: Self::V) {
+        let mut lanes = [0f32; MAX_LANES];
+        // SAFETY: the caller lends `n` floats, and `lanes` holds the widest vector.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+}
+
+/// Lanes of the widest vector.
+const MAX_LANES: usize = 16;

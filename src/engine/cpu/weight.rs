@@ -1,0 +1,88 @@
+//! Parameters as the kernels want them: matrices in panels, vectors padded.
+
+use super::buffer::Buffer;
+use crate::engine::{EmbeddingsInit, LinearInit, NormInit};
+
+/// A `[n, k]` weight as `[num_panels][k][panel]`, its columns padded with zeros to whole panels, and its bias.
+#[derive(Debug)]
+pub struct Linear {
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) panel: usize,
+    pub(super) num_panels: usize,
+    pub(super) panels: Buffer,
+    pub(super) bias: Buffer,
+}
+
+impl Linear {
+    pub(super) fn pack(init: &LinearInit<'_>, panel: usize) -> Self {
+        let LinearInit { weight, bias, n, k } = *init;
+        assert_eq!(weight.len(), n * k, "a weight of {n} rows and {k} columns");
+        assert_eq!(bias.len(), n, "a bias of {n}");
+        let num_panels = n.div_ceil(panel);
+        let mut panels = Buffer::zeroed(num_panels * k * panel);
+        for (weight, out) in weight.chunks(panel * k).zip(panels.chunks_exact_mut(k * panel)) {
+            for (column, weight) in weight.chunks_exact(k).enumerate() {
+                for (x, out) in weight.iter().zip(out.chunks_exact_mut(panel)) {
+                    out[column] = *x;
+                }
+            }
+        }
+        let mut padded = Buffer::zeroed(num_panels * panel);
+        padded[..n].copy_from_slice(bias);
+        Self { n, k, panel, num_panels, panels, bias: padded }
+    }
+}
+
+#[derive(Debug)]
+pub struct Norm {
+    pub(super) gamma: Vec<f32>,
+    pub(super) beta: Vec<f32>,
+    pub(super) eps: f32,
+}
+
+impl Norm {
+    pub(super) fn new(init: &NormInit<'_>) -> Self {
+        assert_eq!(init.gamma.len(), init.beta.len(), "gamma and beta of one width");
+        Self { gamma: init.gamma.to_vec(), beta: init.beta.to_vec(), eps: init.eps }
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.gamma.len()
+    }
+}
+
+/// The word, token-type and position tables.
+#[derive(Debug)]
+pub struct Embeddings {
+    words: Vec<f32>,
+    types: Vec<f32>,
+    positions: Vec<f32>,
+    hidden_size: usize,
+}
+
+impl Embeddings {
+    pub(super) fn new(init: EmbeddingsInit) -> Self {
+        let EmbeddingsInit { words, types, positions, hidden_size } = init;
+        for table in [&words, &types, &positions] {
+            assert!(table.len().is_multiple_of(hidden_size), "whole rows of {hidden_size}");
+        }
+        Self { words, types, positions, hidden_size }
+    }
+
+    pub(super) fn word(&self, id: u32) -> &[f32] {
+        row(&self.words, id, self.hidden_size)
+    }
+
+    pub(super) fn token_type(&self, id: u32) -> &[f32] {
+        row(&self.types, id, self.hidden_size)
+    }
+
+    pub(super) fn position(&self, id: u32) -> &[f32] {
+        row(&self.positions, id, self.hidden_size)
+    }
+}
+
+fn row(table: &[f32], id: u32, width: usize) -> &[f32] {
+    &table[id as usize * width..][..width]
+}

@@ -1,0 +1,156 @@
+//! Cuts a batch into groups of whole sequences, each small enough for one core's cache.
+//!
+//! A thread runs the whole forward pass of a group before it takes the next one, so the forward pass has no
+//! barrier. Groups are balanced by cost and there is a multiple of `num_threads` of them: a request of 20
+//! documents keeps all threads busy to its end.
+
+/// Token rows a group aims for: the activations of MiniLM's layers then stay in a 2 MiB L2 cache, while each
+/// weight read from memory still serves this many rows.
+pub const GROUP_TOKENS: usize = 256;
+
+/// The sequences of a batch, dealt to groups. Keeps its memory from batch to batch.
+#[derive(Debug)]
+pub struct Groups {
+    num_threads: usize,
+    max_tokens: usize,
+    /// Longest first.
+    order: Vec<u32>,
+    group_of: Vec<u32>,
+    loads: Vec<Load>,
+    /// Sequence indices, group after group.
+    members: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    tokens: usize,
+    cost: u64,
+    /// One past the group's last member; while dealing, the number of them.
+    end: usize,
+}
+
+impl Groups {
+    /// `max_length` bounds one sequence; no group exceeds [`Self::max_tokens`].
+    pub fn new(num_threads: usize, max_length: usize) -> Self {
+        Self {
+            num_threads,
+            max_tokens: GROUP_TOKENS * 3 / 2 + max_length,
+            order: Vec::new(),
+            group_of: Vec::new(),
+            loads: Vec::new(),
+            members: Vec::new(),
+        }
+    }
+
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    pub fn len(&self) -> usize {
+        self.loads.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.loads.is_empty()
+    }
+
+    /// The sequences of group `i`.
+    pub fn members(&self, i: usize) -> &[u32] {
+        let start = if i == 0 { 0 } else { self.loads[i - 1].end };
+        &self.members[start..self.loads[i].end]
+    }
+
+    /// Deals the sequences given by `cu_seqlens`, the longest first, each to the group with the least to
+    /// do. A token costs `token_cost` plus the length of its sequence (attention).
+    pub fn deal(&mut self, cu_seqlens: &[u32], token_cost: u64) {
+        let len = |i: u32| (cu_seqlens[i as usize + 1] - cu_seqlens[i as usize]) as usize;
+        let num_sequences = cu_seqlens.len().saturating_sub(1);
+        let num_tokens = cu_seqlens.last().map_or(0, |end| *end as usize);
+
+        self.order.clear();
+        self.order.extend(0..num_sequences as u32);
+        self.order.sort_unstable_by_key(|&i| (std::cmp::Reverse(len(i)), i));
+
+        let num_groups =
+            num_tokens.div_ceil(GROUP_TOKENS).next_multiple_of(self.num_threads).min(num_sequences);
+        self.loads.clear();
+        self.loads.resize(num_groups, Load::default());
+        self.group_of.clear();
+        self.group_of.resize(num_sequences, 0);
+        for &i in &self.order {
+            let tokens = len(i);
+            let open = self.loads.iter().enumerate();
+            let fits = open.filter(|(_, load)| load.tokens + tokens <= self.max_tokens);
+            let group = match fits.min_by_key(|(_, load)| load.cost) {
+                Some((group, _)) => group,
+                None => {
+                    self.loads.push(Load::default());
+                    self.loads.len() - 1
+                }
+            };
+            let load = &mut self.loads[group];
+            load.tokens += tokens;
+            load.cost += tokens as u64 * (token_cost + tokens as u64);
+            load.end += 1;
+            self.group_of[i as usize] = group as u32;
+        }
+        self.collect_members(num_sequences);
+    }
+
+    /// Turns the counts in `end` into ends and fills `members`.
+    fn collect_members(&mut self, num_sequences: usize) {
+        let mut start = 0;
+        for load in &mut self.loads {
+            (load.end, start) = (start, start + load.end);
+        }
+        self.members.clear();
+        self.members.resize(num_sequences, 0);
+        for &i in &self.order {
+            let load = &mut self.loads[self.group_of[i as usize] as usize];
+            self.members[load.end] = i;
+            load.end += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cu_seqlens(lens: &[usize]) -> Vec<u32> {
+        let ends = lens.iter().scan(0, |end, len| {
+            *end += *len as u32;
+            Some(*end)
+        });
+        std::iter::once(0).chain(ends).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_sequence_is_in_one_group_within_the_bound(
+            lens in prop::collection::vec(1usize..=512, 0..200),
+            num_threads in 1usize..9,
+        ) {
+            let mut groups = Groups::new(num_threads, 512);
+            groups.deal(&cu_seqlens(&lens), 2304);
+            let mut seen = vec![0; lens.len()];
+            for i in 0..groups.len() {
+                let members = groups.members(i);
+                members.iter().for_each(|&m| seen[m as usize] += 1);
+                let tokens: usize = members.iter().map(|&m| lens[m as usize]).sum();
+                prop_assert!(tokens <= groups.max_tokens(), "group {i} has {tokens} tokens");
+            }
+            prop_assert!(seen.iter().all(|&n| n == 1));
+        }
+    }
+
+    #[test]
+    fn twenty_documents_keep_two_threads_equally_busy() {
+        let mut groups = Groups::new(2, 512);
+        groups.deal(&cu_seqlens(&[128; 20]), 2304);
+        assert!(groups.len().is_multiple_of(2));
+        let sizes: Vec<_> = (0..groups.len()).map(|i| groups.members(i).len()).collect();
+        assert!(sizes.iter().max() == sizes.iter().min(), "group sizes {sizes:?}");
+    }
+}
