@@ -73,11 +73,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Error::Overloaded`] when the backlog is full, or so long that `timeout` cannot be kept.
-    pub fn admit(
-        &self,
-        request: &RerankRequest,
-        timeout: Option<Duration>,
-    ) -> Result<Permit, Error> {
+    pub fn admit(&self, request: &RerankRequest, timeout: Duration) -> Result<Permit, Error> {
         let tokens = self.estimate(&request.inputs);
         let requests = self.inside.requests.fetch_add(1, Ordering::AcqRel);
         let backlog = self.inside.tokens.fetch_add(tokens, Ordering::AcqRel);
@@ -87,7 +83,7 @@ impl Admission {
             || (backlog > 0 && backlog + tokens > self.bounds.max_backlog_tokens);
         let wait = self.rate.time_for(backlog);
         // Only what waits before it counts: its own length is the client's affair.
-        let hopeless = backlog > 0 && timeout.is_some_and(|timeout| wait >= timeout);
+        let hopeless = backlog > 0 && wait >= timeout;
         if full || hopeless {
             let retry_after = wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
             return Err(Error::Overloaded { backlog_tokens: backlog, retry_after });

@@ -101,6 +101,13 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
     (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
 ];
 
+/// What waits, and how fast it goes; their quotient is the backlog in seconds that autoscalers want.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Load {
+    pub backlog_tokens: usize,
+    pub tokens_per_second: f64,
+}
+
 static METADATA: Metadata<'static> = Metadata::new("rerankd", Level::INFO, None);
 
 /// The server's metrics, registered once; those without labels are held ready.
@@ -234,9 +241,9 @@ impl Metrics {
     }
 
     /// The Prometheus text page, with the gauges as they stand now.
-    pub fn render(&self, backlog_tokens: usize, tokens_per_second: f64, ready: bool) -> String {
-        self.backlog.set(backlog_tokens as f64);
-        self.rate.set(tokens_per_second);
+    pub fn render(&self, load: Load, ready: bool) -> String {
+        self.backlog.set(load.backlog_tokens as f64);
+        self.rate.set(load.tokens_per_second);
         self.ready.set(f64::from(u8::from(ready)));
         self.handle.run_upkeep();
         self.handle.render()

@@ -5,6 +5,7 @@ pub mod config;
 pub mod head;
 pub mod loader;
 mod modules;
+pub mod registry;
 pub mod scorer;
 pub mod source;
 pub mod weights;
