@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use serde::Deserialize;
 
 use crate::batch::Limits;
@@ -27,7 +28,7 @@ impl ConfigError {
 
 /// Which model to load and on what; shared by `serve` and `rerank`.
 #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ModelSettings {
     /// 'default' (embedded in this program), a folder, or a Hugging Face name such as
     /// cross-encoder/ms-marco-MiniLM-L6-v2
@@ -52,7 +53,7 @@ pub struct ModelSettings {
 
 /// What `serve` needs beside the model.
 #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ServeSettings {
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, env = "RERANKD_HOST", value_name = "ADDRESS")]
@@ -65,7 +66,6 @@ pub struct ServeSettings {
     pub served_model_name: Option<String>,
     /// Further names of the model, so that clients written for 'rerank-v3.5' need no change
     #[arg(long = "alias", env = "RERANKD_ALIASES", value_name = "NAME", value_delimiter = ',')]
-    #[serde(rename = "aliases")]
     pub aliases: Option<Vec<String>>,
     /// Answer 404 to a model name this server does not have, instead of serving its own
     #[arg(long, env = "RERANKD_STRICT_MODEL_NAMES", num_args = 0..=1, default_missing_value = "true")]
@@ -268,7 +268,16 @@ pub fn read_file(path: &Path) -> Result<File, ConfigError> {
 /// # Errors
 /// What is wrong, and where.
 pub fn parse_file(text: &str) -> Result<File, String> {
-    toml::from_str(text).map_err(|e| e.to_string().trim().to_owned())
+    let tell = |e: toml::de::Error| e.to_string().trim().to_owned();
+    let table: toml::Table = toml::from_str(text).map_err(tell)?;
+    // Two flattened structs cannot refuse each other's keys, so the flags' own list is asked.
+    let flags =
+        ServeSettings::augment_args(ModelSettings::augment_args(clap::Command::new("file")));
+    let known = |key: &str| flags.get_arguments().any(|flag| flag.get_id() == key);
+    if let Some(key) = table.keys().find(|key| !known(key)) {
+        return Err(format!("no setting is called '{key}'; `rerankd serve --help` lists them"));
+    }
+    toml::from_str(text).map_err(tell)
 }
 
 /// Takes from `$file` what `$flags` leaves open.

@@ -75,7 +75,21 @@ pub fn load(files: &ModelFiles, vocab_size: usize) -> Result<Loaded, ModelError>
         return Err(ModelError::invalid(file, "vocab", message));
     }
     let limit = settings.model_max_length.filter(|&limit| (1.0..1e9).contains(&limit));
-    Ok(Loaded { tokenizer, max_length: limit.map(|limit| limit as usize) })
+    let limits = [limit.map(|limit| limit as usize), sentence_limit(files)?];
+    Ok(Loaded { tokenizer, max_length: limits.into_iter().flatten().min() })
+}
+
+/// What sentence-transformers trained an encoder with, often less than the model could read.
+fn sentence_limit(files: &ModelFiles) -> Result<Option<usize>, ModelError> {
+    const FILE: &str = "sentence_bert_config.json";
+    #[derive(Deserialize)]
+    struct Sentence {
+        max_seq_length: Option<usize>,
+    }
+    let Some(bytes) = files.read(FILE)? else { return Ok(None) };
+    let sentence: Sentence = serde_json::from_slice(&bytes)
+        .map_err(|e| ModelError::invalid(FILE, "json", e.to_string()))?;
+    Ok(sentence.max_seq_length)
 }
 
 fn settings(files: &ModelFiles) -> Result<Settings, ModelError> {
