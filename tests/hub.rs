@@ -1,88 +1,19 @@
 //! What a hub repository promises: a cache that other tools can read, no byte fetched twice, no
 //! wrong byte kept, no secret in the wrong hands, and errors that say what to do.
 
+#[path = "hub/bench.rs"]
+mod bench;
+#[path = "hub/python.rs"]
+mod python;
 #[path = "hub/server.rs"]
 mod server;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use rerankd::model::source::{Blob, HubOptions, ModelFiles, Source, Token};
-use server::{COMMIT, Fault, Host, Hub, OLDER, REPO, Seen, etag, sha256};
-
-/// Large enough to be mapped, and different at every offset.
-fn weights() -> Vec<u8> {
-    (0..2_000_000u32).flat_map(u32::to_le_bytes).take(3 << 20).collect()
-}
-
-const CONFIG: &[u8] = br#"{"model_type": "bert"}"#;
-
-fn model<'a>(weights: &'a [u8]) -> Vec<(&'a str, &'a [u8])> {
-    vec![("config.json", CONFIG), ("tokenizer.json", b"{}"), ("model.safetensors", weights)]
-}
-
-/// A hub, a cache of its own, and a client's settings for both.
-struct Bench {
-    hub: Hub,
-    cache: tempfile::TempDir,
-    options: HubOptions,
-}
-
-impl Bench {
-    fn with(files: &[(&str, &[u8])]) -> Self {
-        let hub = Hub::with(files);
-        let cache = tempfile::tempdir().unwrap();
-        let mut options = HubOptions::from_env(|_| None);
-        options.endpoint = hub.endpoint.clone();
-        options.cache_dir = Some(cache.path().to_path_buf());
-        options.retry_pause = Duration::from_millis(1);
-        Self { hub, cache, options }
-    }
-
-    fn new() -> Self {
-        Self::with(&model(&weights()))
-    }
-
-    fn open_at(&self, revision: &str) -> Result<ModelFiles, String> {
-        let source = Source::parse(REPO, Some(revision)).unwrap();
-        source.open(&self.options).map_err(|e| {
-            let text = e.to_string();
-            assert!(!text.contains('\n') && text.len() < 1000, "not one line: {text}");
-            assert!(!text.contains("sesame") && !text.contains("hf_secret"), "a secret in: {text}");
-            text
-        })
-    }
-
-    fn open(&self) -> Result<ModelFiles, String> {
-        self.open_at("main")
-    }
-
-    fn error(&self) -> String {
-        self.open().map(|_| ()).unwrap_err()
-    }
-
-    fn repo(&self) -> PathBuf {
-        self.cache.path().join("models--org--name")
-    }
-
-    fn blobs(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.repo().join("blobs")) else { return Vec::new() };
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-/// The requests to the storage host.
-fn to_storage(seen: &[Seen]) -> Vec<&Seen> {
-    seen.iter().filter(|seen| seen.host == Host::Storage).collect()
-}
-
-fn asked_for(seen: &[Seen], part: &str) -> usize {
-    seen.iter().filter(|seen| seen.path.contains(part)).count()
-}
+use bench::{Bench, CONFIG, asked_for, model, to_storage, weights};
+use rerankd::model::source::{Blob, Token};
+use server::{COMMIT, Fault, Host, OLDER, REPO, etag, sha256};
 
 // === the cache ===
 
@@ -170,8 +101,10 @@ fn a_hub_that_is_down_does_not_stop_a_model_that_is_here() {
     let bench = Bench::new();
     bench.open().unwrap();
     for (status, code) in [(503, ""), (401, "")] {
-        bench.hub.fail("/api/models", Fault::Status(status, code), 5);
+        bench.hub.fail("/api/models", Fault::Status(status, code), 1);
+        bench.hub.take_seen();
         assert_eq!(bench.open().unwrap().revision(), Some(COMMIT), "{status}");
+        assert_eq!(bench.hub.take_seen().len(), 1, "a start does not wait for retries");
     }
 }
 
@@ -479,64 +412,4 @@ fn a_model_that_cannot_be_loaded_costs_no_download() {
         assert!(error.contains(word), "{error}");
         assert_eq!(asked_for(&bench.hub.take_seen(), "/resolve/"), 0);
     }
-}
-
-// === the Python client ===
-
-/// Runs a script with the client's `cache` and `repo` set, in an environment that knows one hub.
-fn python(bench: &Bench, offline: bool, script: &str) {
-    let python = std::env::var("RERANKD_PYTHON").expect("RERANKD_PYTHON names a Python");
-    let before = "import sys; from huggingface_hub import *; cache, repo = sys.argv[1:3]\n";
-    let output = std::process::Command::new(python)
-        .args(["-c", &format!("{before}{script}")])
-        .args([bench.cache.path().to_str().unwrap(), REPO])
-        .env("HF_ENDPOINT", &bench.hub.endpoint)
-        .env("HF_HUB_OFFLINE", if offline { "1" } else { "0" })
-        .env("HF_HOME", bench.cache.path().join("home"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[test]
-#[ignore = "needs a Python with huggingface_hub, named by RERANKD_PYTHON"]
-fn the_python_client_reads_our_cache() {
-    let bench = Bench::new();
-    bench.open().unwrap();
-    bench.hub.take_seen();
-    let script = r#"
-for file in ["config.json", "tokenizer.json", "model.safetensors"]:
-    path = hf_hub_download(repo, file, cache_dir=cache, local_files_only=True)
-    assert "/snapshots/" in path and open(path, "rb").read()
-assert try_to_load_from_cache(repo, "golden.json", cache_dir=cache) is _CACHED_NO_EXIST
-found = scan_cache_dir(cache)
-assert not found.warnings, found.warnings
-[repo_info] = found.repos
-assert repo_info.repo_id == repo and set(repo_info.refs) == {"main"}, repo_info
-assert snapshot_download(repo, cache_dir=cache, local_files_only=True)
-"#;
-    python(&bench, true, &format!("from huggingface_hub import _CACHED_NO_EXIST\n{script}"));
-    assert!(bench.hub.take_seen().is_empty());
-    // Online it asks for the files' names, and fetches none of them again.
-    python(&bench, false, "hf_hub_download(repo, 'model.safetensors', cache_dir=cache)");
-    assert!(to_storage(&bench.hub.take_seen()).is_empty());
-}
-
-#[test]
-#[ignore = "needs a Python with huggingface_hub, named by RERANKD_PYTHON"]
-fn we_read_the_python_clients_cache() {
-    let mut bench = Bench::new();
-    let script = r#"
-for file in ["config.json", "tokenizer.json", "model.safetensors"]:
-    hf_hub_download(repo, file, cache_dir=cache)
-"#;
-    python(&bench, false, script);
-    assert!(!to_storage(&bench.hub.take_seen()).is_empty());
-    bench.open().unwrap();
-    let seen = bench.hub.take_seen();
-    assert_eq!(seen.len(), 1, "{seen:?}");
-    bench.options.offline = true;
-    let files = bench.open().unwrap();
-    assert_eq!(files.revision(), Some(COMMIT));
-    assert_eq!(&files.require("model.safetensors").unwrap()[..], weights());
 }

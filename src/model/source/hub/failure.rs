@@ -99,6 +99,7 @@ pub(super) fn one_line(text: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Retries {
     first_pause: Duration,
+    max_tries: u32,
     failures: u32,
 }
 
@@ -108,14 +109,19 @@ impl Retries {
     const MAX_TRIES: u32 = 5;
 
     pub(super) fn new(first_pause: Duration) -> Self {
-        Self { first_pause, failures: 0 }
+        Self { first_pause, max_tries: Self::MAX_TRIES, failures: 0 }
+    }
+
+    /// For a request whose failure has a way out.
+    pub(super) fn none() -> Self {
+        Self { first_pause: Duration::ZERO, max_tries: 1, failures: 0 }
     }
 
     /// Waits before another try, or gives the failure back where another try is no use.
     pub(super) fn wait_after(&mut self, failure: Failure) -> Result<(), Failure> {
         let Failure::Transient { message, retry_after } = &failure else { return Err(failure) };
         self.failures += 1;
-        if self.failures >= Self::MAX_TRIES {
+        if self.failures >= self.max_tries {
             return Err(failure);
         }
         // Many replicas that start at once should not come back at once.
