@@ -1,6 +1,9 @@
 //! What a hub repository promises: a cache that other tools can read, no byte fetched twice, no
 //! wrong byte kept, no secret in the wrong hands, and errors that say what to do.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 #[path = "hub/bench.rs"]
 mod bench;
 #[path = "hub/python.rs"]
@@ -11,7 +14,7 @@ mod server;
 use std::fs;
 use std::path::PathBuf;
 
-use bench::{Bench, CONFIG, asked_for, model, to_storage, weights};
+use bench::{Bench, CONFIG, Files, asked_for, model, to_storage, weights};
 use rerankd::model::source::{Blob, Token};
 use server::{COMMIT, Fault, Host, OLDER, REPO, etag, sha256};
 
@@ -398,7 +401,7 @@ fn a_repository_cannot_name_a_file_outside_the_cache() {
 
 #[test]
 fn a_model_that_cannot_be_loaded_costs_no_download() {
-    let cases: [(&[(&str, &[u8])], &str); 3] = [
+    let cases: [(Files<'_>, &str); 3] = [
         (
             &[("config.json", CONFIG), ("tokenizer.json", b"{}"), ("pytorch_model.bin", b"x")],
             "safetensors only",

@@ -15,7 +15,10 @@ pub(crate) fn weights() -> Vec<u8> {
 
 pub(crate) const CONFIG: &[u8] = br#"{"model_type": "bert"}"#;
 
-pub(crate) fn model<'a>(weights: &'a [u8]) -> Vec<(&'a str, &'a [u8])> {
+/// A repository's files, by name.
+pub(crate) type Files<'a> = &'a [(&'a str, &'a [u8])];
+
+pub(crate) fn model(weights: &[u8]) -> Vec<(&str, &[u8])> {
     vec![("config.json", CONFIG), ("tokenizer.json", b"{}"), ("model.safetensors", weights)]
 }
 
@@ -27,7 +30,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn with(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn with(files: Files<'_>) -> Self {
         let hub = Hub::with(files);
         let cache = tempfile::tempdir().unwrap();
         let mut options = HubOptions::from_env(|_| None);

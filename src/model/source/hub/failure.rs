@@ -47,9 +47,11 @@ impl Failure {
             E::BadUri(_) | E::InvalidProxyUrl | E::RequireHttpsOnly(_) | E::Http(_) => {
                 Self::Broken(message)
             }
-            // A wrong certificate stays wrong.
-            E::Tls(_) | E::Rustls(_) | E::Pem(_) => Self::Broken(message),
-            E::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => Self::Broken(message),
+            // A wrong certificate stays wrong. `ureq` hands it over as invalid data.
+            E::Tls(_) | E::Rustls(_) | E::Pem(_) => Self::Broken(untrusted(&message)),
+            E::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Broken(untrusted(&message))
+            }
             _ => Self::Transient { message, retry_after: None },
         }
     }
@@ -87,6 +89,14 @@ impl Failure {
             _ => Self::broken(format!("{what}: status {status}{said}")),
         }
     }
+}
+
+/// Most often met behind a company's proxy, which signs with an authority of its own.
+fn untrusted(message: &str) -> String {
+    if !message.contains("certificate") {
+        return message.to_owned();
+    }
+    format!("{message}; if a proxy or a mirror has its own authority, set SSL_CERT_FILE to it")
 }
 
 /// Bounded, and without the characters that would break a log line.
