@@ -74,37 +74,41 @@ impl Cache {
         self.repo.join("blobs").join(&id.etag)
     }
 
-    /// Where a blob grows. Only one with a hash to check at the end may be continued by a later
-    /// process: on some network file systems every process gets the lock, and two would then append
-    /// to one file. The others are small and start again under a name of their own.
-    pub(super) fn part(&self, id: &FileId) -> PathBuf {
-        let name = match id.sha256() {
-            Some(sha256) => format!("{sha256}.incomplete"),
-            None => format!("{}.{:016x}.incomplete", id.etag, unique()),
+    /// Where a blob grows. `shared` is a name that a later process finds and continues. Two writers
+    /// of one file would ruin it, even after one of them has given it the blob's name: it takes a
+    /// lock that holds, and a hash to check at the end. Else the name is this writer's alone.
+    pub(super) fn part(&self, id: &FileId, shared: bool) -> PathBuf {
+        let name = if shared {
+            format!("{}.incomplete", id.etag)
+        } else {
+            format!("{}.{:016x}.incomplete", id.etag, unique())
         };
         self.repo.join("blobs").join(name)
     }
 
     /// Held until the file is dropped, and let go by the system if the process dies. The wait has
-    /// no limit of its own: the holder's download has, in tries and in seconds of silence.
-    pub(super) fn lock(&self, id: &FileId) -> io::Result<File> {
+    /// no limit of its own: the holder's download has, in tries and in seconds of silence. `None`
+    /// on a file system that has no locks.
+    pub(super) fn lock(&self, id: &FileId) -> io::Result<Option<File>> {
         fs::create_dir_all(&self.locks)?;
         fs::create_dir_all(self.repo.join("blobs"))?;
         let path = self.locks.join(format!("{}.lock", id.etag));
         let file = File::options().create(true).write(true).truncate(false).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
+        let locked = match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 tracing::info!("another process fetches the same file; waiting for it");
-                file.lock()?;
+                file.lock()
             }
-            // A file system without locks: the rename at the end still keeps the cache whole.
-            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
-                tracing::debug!("{} cannot be locked: {e}", path.display());
+            Err(TryLockError::Error(e)) => Err(e),
+            Ok(()) => Ok(()),
+        };
+        match locked {
+            Ok(()) => Ok(Some(file)),
+            Err(e) => {
+                tracing::warn!("{} cannot be locked ({e}); nothing is resumed", path.display());
+                Ok(None)
             }
-            Err(TryLockError::Error(e)) => return Err(e),
         }
-        Ok(file)
     }
 
     /// Makes a blob appear under its name in a commit.

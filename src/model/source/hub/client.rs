@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// Asks which commit a branch or tag is at, and which files it has.
-    pub(super) fn revision(&self, revision: &str) -> Result<Revision, Failure> {
+    pub(super) fn revision(&self, revision: &str, retries: Retries) -> Result<Revision, Failure> {
         #[derive(Deserialize)]
         struct Info {
             sha: String,
@@ -103,7 +103,7 @@ impl Client {
         let (repo_id, escaped) = (&self.repo_id, escape(revision));
         let url = format!("{}/api/models/{repo_id}/revision/{escaped}", self.endpoint);
         let what = format!("{repo_id} at '{revision}'");
-        let body = self.retries().run(|| {
+        let body = retries.run(|| {
             let answer = self.walk(&Method::GET, &url, None, false)?.expect_success(&what)?;
             let body = answer.body.into_with_config().limit(MAX_LISTING_BYTES).read_to_vec();
             body.map_err(|e| Failure::of_error(e, &what))

@@ -28,11 +28,13 @@ pub(super) fn fetch(
     }
     let id = client.file_id(commit, file)?;
     let blob = cache.blob(&id);
-    let _lock = cache.lock(&id).map_err(Failure::disk(&blob))?;
+    // Kept until the blob has its name.
+    let lock = cache.lock(&id).map_err(Failure::disk(&blob))?;
     // Another commit may have the same bytes, or another process has just fetched them.
     if len(&blob) != Some(id.size_bytes) {
-        let part = cache.part(&id);
-        let job = Job { client, commit, file, id: &id, part: &part };
+        let shared = lock.is_some() && id.sha256().is_some();
+        let part = cache.part(&id, shared);
+        let job = Job { client, commit, file, id: &id, part: &part, shared };
         job.download()?;
         fs::rename(&part, &blob).map_err(Failure::disk(&blob))?;
     }
@@ -45,6 +47,8 @@ struct Job<'a> {
     file: &'a str,
     id: &'a FileId,
     part: &'a Path,
+    /// Whether another process may continue the partial file.
+    shared: bool,
 }
 
 impl Job<'_> {
@@ -58,9 +62,8 @@ impl Job<'_> {
             done = self.fill(&mut progress).and_then(|()| self.verify());
         }
         progress.finish(done.is_ok());
-        let keep = done.is_ok() || self.id.sha256().is_some();
-        if !keep {
-            // Nobody will continue it: its name is this process's. A leftover is harmless.
+        if done.is_err() && !self.shared {
+            // Nobody will continue it. A leftover is harmless.
             let _ = fs::remove_file(self.part);
         }
         done

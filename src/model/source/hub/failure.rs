@@ -47,9 +47,11 @@ impl Failure {
             E::BadUri(_) | E::InvalidProxyUrl | E::RequireHttpsOnly(_) | E::Http(_) => {
                 Self::Broken(message)
             }
-            // A wrong certificate stays wrong.
-            E::Tls(_) | E::Rustls(_) | E::Pem(_) => Self::Broken(message),
-            E::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => Self::Broken(message),
+            // A wrong certificate stays wrong. `ureq` hands it over as invalid data.
+            E::Tls(_) | E::Rustls(_) | E::Pem(_) => Self::Broken(untrusted(&message)),
+            E::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Broken(untrusted(&message))
+            }
             _ => Self::Transient { message, retry_after: None },
         }
     }
@@ -89,6 +91,14 @@ impl Failure {
     }
 }
 
+/// Most often met behind a company's proxy, which signs with an authority of its own.
+fn untrusted(message: &str) -> String {
+    if !message.contains("certificate") {
+        return message.to_owned();
+    }
+    format!("{message}; if a proxy or a mirror has its own authority, set SSL_CERT_FILE to it")
+}
+
 /// Bounded, and without the characters that would break a log line.
 pub(super) fn one_line(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
@@ -99,6 +109,7 @@ pub(super) fn one_line(text: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Retries {
     first_pause: Duration,
+    max_tries: u32,
     failures: u32,
 }
 
@@ -108,14 +119,19 @@ impl Retries {
     const MAX_TRIES: u32 = 5;
 
     pub(super) fn new(first_pause: Duration) -> Self {
-        Self { first_pause, failures: 0 }
+        Self { first_pause, max_tries: Self::MAX_TRIES, failures: 0 }
+    }
+
+    /// For a request whose failure has a way out.
+    pub(super) fn none() -> Self {
+        Self { first_pause: Duration::ZERO, max_tries: 1, failures: 0 }
     }
 
     /// Waits before another try, or gives the failure back where another try is no use.
     pub(super) fn wait_after(&mut self, failure: Failure) -> Result<(), Failure> {
         let Failure::Transient { message, retry_after } = &failure else { return Err(failure) };
         self.failures += 1;
-        if self.failures >= Self::MAX_TRIES {
+        if self.failures >= self.max_tries {
             return Err(failure);
         }
         // Many replicas that start at once should not come back at once.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use cache::Cache;
 use client::{Client, Revision, is_commit};
-use failure::Failure;
+use failure::{Failure, Retries};
 use options::HubOptions;
 
 use super::files::{ModelFiles, Weights, check_name, find_weights, list, shards};
@@ -44,12 +44,13 @@ pub(super) fn open(
         return Ok(repo.snapshot(&cache, revision));
     }
     let client = Client::new(repo_id, options).map_err(|failure| repo.failed(failure))?;
-    match (client.revision(revision), cached) {
+    // With a way out at hand a server's start need not wait for a hub that is down.
+    let way_out = cached.filter(|commit| whole(repo_id, &cache, commit).is_ok());
+    let retries = if way_out.is_some() { Retries::none() } else { client.retries() };
+    match (client.revision(revision, retries), way_out) {
         (Ok(found), _) => repo.download(&client, &cache, &found),
-        // A server has to start again while the hub is down or a token has run out.
-        (Err(failure @ (Failure::Transient { .. } | Failure::Refused(_))), Some(commit))
-            if whole(repo_id, &cache, &commit).is_ok() =>
-        {
+        // A token that ran out must not keep a server from starting again, either.
+        (Err(failure @ (Failure::Transient { .. } | Failure::Refused(_))), Some(commit)) => {
             let error = repo.failed(failure);
             tracing::warn!(commit, "{error}; using what the cache has");
             Ok(repo.snapshot(&cache, &commit))
