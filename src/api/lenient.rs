@@ -42,9 +42,12 @@ pub(super) fn string(path: &dyn Display, raw: &RawValue) -> Result<String, Error
     if !raw.get().starts_with('"') {
         return Err(wrong_type(path, "a string", raw));
     }
-    // What is left to go wrong is an escape that is no character: half of a surrogate pair.
-    serde_json::from_str(raw.get())
-        .map_err(|e| Error::invalid(path.to_string(), format!("{path}: {e}")))
+    // What is left to go wrong is an escape that is no character; serde_json's position would be that in the value.
+    serde_json::from_str(raw.get()).map_err(|_| {
+        let message =
+            format!("{path}: an escape is half of a surrogate pair, which is no character");
+        Error::invalid(path.to_string(), message)
+    })
 }
 
 /// The elements of a list, each still unread; none beyond `max` is kept. `Err` holds how many there are.

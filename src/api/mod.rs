@@ -101,7 +101,8 @@ struct Context<'a> {
 
 /// Reads a body. A refusal comes with the dialect to write it in, so no client meets a foreign error shape.
 pub fn parse(incoming: &Incoming<'_>, limits: &Limits) -> Result<Parsed, Rejected> {
-    let mut request_id = settings::header_id(incoming.headers, incoming.fallback_id);
+    let header_id = settings::header_id(incoming.headers);
+    let request_id = header_id.unwrap_or(incoming.fallback_id).to_owned();
     let Some(route) = route(incoming.path) else {
         let error = Error::NoRoute(incoming.path.to_owned());
         return Err(Rejected { error, dialect: (unified::FORM.blank)(), request_id });
@@ -113,9 +114,10 @@ pub fn parse(incoming: &Incoming<'_>, limits: &Limits) -> Result<Parsed, Rejecte
             return Err(Rejected { error, dialect, request_id });
         }
     };
-    if !incoming.headers.contains_key(settings::REQUEST_ID) {
-        request_id = settings::body_id(&fields).unwrap_or(request_id);
-    }
+    let request_id = match header_id {
+        None => settings::body_id(&fields).unwrap_or(request_id),
+        Some(_) => request_id,
+    };
     let form = route::form_of(route, incoming.headers, &fields);
     let context = Context {
         headers: incoming.headers,

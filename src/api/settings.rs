@@ -10,7 +10,7 @@ use super::lenient;
 use crate::error::Error;
 use crate::request::{Inputs, Overflow, RerankRequest, Side, Truncation};
 
-pub(super) const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID: &str = "x-request-id";
 const TIMEOUT_MS: &str = "x-request-timeout-ms";
 
 /// Long enough for a UUID with a prefix; an id goes into every log line.
@@ -38,9 +38,8 @@ impl Context<'_> {
 }
 
 /// The id in the header, if it is fit for a log line and a header; an odd id never fails a request.
-pub(super) fn header_id(headers: &HeaderMap, fallback: &str) -> String {
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    given.filter(|id| is_fit(id)).unwrap_or(fallback).to_owned()
+pub(super) fn header_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(REQUEST_ID)?.to_str().ok().filter(|id| is_fit(id))
 }
 
 /// vLLM's `request_id`.

@@ -31,6 +31,7 @@ fn an_id_unfit_for_a_log_line_is_replaced() {
     assert_eq!(with(r#""request_id":"a\nb""#).id, FALLBACK_ID);
     assert_eq!(with(r#""request_id":7"#).id, FALLBACK_ID);
     assert_eq!(with_header("x-request-id", "a b", "").id, FALLBACK_ID);
+    assert_eq!(with_header("x-request-id", "a b", r#","request_id":"fit""#).id, "fit");
 }
 
 #[test]
