@@ -6,6 +6,7 @@
 
 #[path = "hub/bench.rs"]
 mod bench;
+#[cfg(feature = "python-hub")]
 #[path = "hub/python.rs"]
 mod python;
 #[path = "hub/server.rs"]

@@ -120,8 +120,9 @@ fn check_golden(
             return Err(ModelError::invalid(FILE, format!("pair {index}"), message));
         }
         for (&got, &expected) in row.iter().zip(&logits) {
-            // Not `>`: a NaN must fail too.
-            if !((got - expected).abs() <= tolerance) {
+            // Asked this way round, a NaN fails too.
+            let is_close = (got - expected).abs() <= tolerance;
+            if !is_close {
                 let model = files.name().to_owned();
                 return Err(ModelError::Golden { model, index, got, expected, tolerance });
             }

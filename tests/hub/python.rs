@@ -19,7 +19,6 @@ fn python(bench: &Bench, offline: bool, script: &str) {
 }
 
 #[test]
-#[ignore = "needs a Python with huggingface_hub, named by RERANKD_PYTHON"]
 fn the_python_client_reads_our_cache() {
     let bench = Bench::new();
     bench.open().unwrap();
@@ -43,7 +42,6 @@ assert snapshot_download(repo, cache_dir=cache, local_files_only=True)
 }
 
 #[test]
-#[ignore = "needs a Python with huggingface_hub, named by RERANKD_PYTHON"]
 fn we_read_the_python_clients_cache() {
     let mut bench = Bench::new();
     let script = r#"

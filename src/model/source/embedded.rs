@@ -8,15 +8,25 @@ pub(super) const NAME: &str = "rerankd-default";
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
-macro_rules! aligned {
-    ($path:expr) => {{
-        static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!($path));
-        &BYTES.0
-    }};
+macro_rules! embed {
+    ($($file:literal),+ $(,)?) => {
+        &[$(($file, {
+            static BYTES: &Aligned<[u8]> =
+                &Aligned(*include_bytes!(concat!("../../../models/default/", $file)));
+            &BYTES.0
+        })),+]
+    };
 }
 
-/// Name and content, from `build.rs`.
-static FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
+/// Name and content. The card and the recipe stay outside: they would only make the binary larger.
+static FILES: &[(&str, &[u8])] = embed![
+    "config.json",
+    "golden.json",
+    "model.safetensors",
+    "model.toml",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
 
 /// The file's bytes where the loader mapped them: nothing is copied.
 pub(super) fn get(file: &str) -> Option<&'static [u8]> {
