@@ -22,6 +22,8 @@ fn score(model: &mut dyn Scorer, batch: &Packed) -> Vec<u32> {
     out.iter().map(|x| x.to_bits()).collect()
 }
 
+type Damage = fn(&mut Packed);
+
 fn sequence(len: usize, seed: usize) -> Vec<u32> {
     (0..len).map(|t| ((t * 31 + seed * 17 + t * t * seed) % 293) as u32).collect()
 }
@@ -66,7 +68,7 @@ fn a_batch_that_does_not_fit_the_model_is_a_device_fault_not_a_panic() {
     let width = model.width();
     let mut good = Packed::with_capacity(0, 0);
     good.push(&[1, 2, 3], 2);
-    let broken: [(&str, fn(&mut Packed)); 6] = [
+    let broken: [(&str, Damage); 6] = [
         ("an unknown word", |batch| batch.input_ids[1] = 293),
         ("an unknown type", |batch| batch.token_type_ids[0] = 2),
         ("a position past the table", |batch| batch.position_ids[2] = 512),
