@@ -44,7 +44,7 @@ impl Inputs {
         self.len() == 0
     }
 
-    /// Bytes of text that will be tokenised, each query counted once.
+    /// Bytes of text, each query counted once.
     pub fn num_bytes(&self) -> usize {
         match self {
             Self::OneQuery { query, documents } => {
@@ -52,6 +52,18 @@ impl Inputs {
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| a.len() + b.len()).sum(),
             Self::Texts(texts) => texts.iter().map(String::len).sum(),
+        }
+    }
+
+    /// UTF-8 characters scored: a query counts once for each of its documents.
+    pub fn num_chars(&self) -> usize {
+        let count = |text: &String| text.chars().count();
+        match self {
+            Self::OneQuery { query, documents } => {
+                count(query) * documents.len() + documents.iter().map(count).sum::<usize>()
+            }
+            Self::Pairs(pairs) => pairs.iter().map(|(a, b)| count(a) + count(b)).sum(),
+            Self::Texts(texts) => texts.iter().map(count).sum(),
         }
     }
 }

@@ -21,6 +21,14 @@ pub enum Head {
 }
 
 impl Head {
+    /// Names of the logits, in order; none for vectors.
+    pub fn labels(&self) -> &[String] {
+        match self {
+            Self::Classifier { labels, .. } => labels,
+            Self::Embedding { .. } => &[],
+        }
+    }
+
     /// Whether documents can be ranked: one label is the relevance, of two the second is.
     pub fn can_rank(&self) -> bool {
         match self {

@@ -5,6 +5,7 @@ pub mod config;
 pub mod head;
 pub mod loader;
 mod modules;
+pub mod registry;
 pub mod scorer;
 pub mod source;
 pub mod weights;
@@ -21,6 +22,11 @@ pub trait Scorer: Send {
     /// # Errors
     /// A device fault, in words for the log. The batch is lost; the caller answers its requests.
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError>;
+
+    /// Token rows computed beyond the batch's own to fill a bucket; none where rows are packed.
+    fn padding_tokens(&self, _batch: &Packed) -> usize {
+        0
+    }
 }
 
 /// The device failed; the scores of the batch do not exist.

@@ -1,0 +1,125 @@
+//! Which dialect a request speaks: its own paths first, then its body.
+
+use http::HeaderMap;
+
+use super::fields::Fields;
+use super::{
+    Form, mixedbread, nim, pinecone, predict, score, tei, unified, voyage, weaviate, zeroentropy,
+};
+
+/// What a path asks for, however its client was told to spell the base URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Rerank {
+        version: Version,
+    },
+    /// vLLM's `/score`.
+    Score,
+    /// TEI's `/predict`.
+    Predict,
+    /// NIM's `/v1/ranking` and `/v1/retrieval/{vendor}/{model}/reranking`.
+    Ranking,
+    /// ZeroEntropy's `/v1/models/rerank`.
+    ModelsRerank,
+    /// SageMaker's `/invocations`, and POST `/`: only the body tells.
+    Invocations,
+}
+
+/// Cohere's API version, which its clients find again in `meta.api_version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// What stands before `/rerank` in base URLs that people configure, alone or doubled.
+const PREFIXES: [&str; 7] = ["v1", "v2", "v3", "api", "openai", "cohere", "providers"];
+
+/// `/providers/cohere/v2` and some room; an endless path is no base URL.
+const MAX_PREFIXES: usize = 5;
+
+/// The route of a path. Empty segments are skipped, so slashes may be doubled or trail.
+pub fn route(path: &str) -> Option<Route> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let segments: Vec<&str> =
+        path.split('/').filter(|segment| !segment.is_empty()).take(MAX_PREFIXES + 2).collect();
+    let Some((&last, before)) = segments.split_last() else { return Some(Route::Invocations) };
+    match before {
+        ["v1", "retrieval", .., _] if last == "reranking" => return Some(Route::Ranking),
+        ["v1", "models"] if last == "rerank" => return Some(Route::ModelsRerank),
+        _ => {}
+    }
+    if before.len() > MAX_PREFIXES || !before.iter().all(|segment| PREFIXES.contains(segment)) {
+        return None;
+    }
+    let version = if before.last() == Some(&"v2") { Version::V2 } else { Version::V1 };
+    match last {
+        "rerank" | "reranking" => Some(Route::Rerank { version }),
+        "score" => Some(Route::Score),
+        "predict" => Some(Route::Predict),
+        "ranking" => Some(Route::Ranking),
+        "invocations" => Some(Route::Invocations),
+        _ => None,
+    }
+}
+
+/// The version to name in `meta`: the path's, or `api_version` where Bedrock and SageMaker put it in the body.
+pub(super) fn version_of(route: Route, fields: &Fields<'_>) -> Version {
+    match route {
+        Route::Rerank { version } => version,
+        _ if fields.integer("api_version").ok().flatten() == Some(2) => Version::V2,
+        _ => Version::V1,
+    }
+}
+
+/// The dialect of a request, by its path where that leaves no doubt, else by its body.
+pub(super) fn form_of(route: Route, headers: &HeaderMap, fields: &Fields<'_>) -> Form {
+    match route {
+        Route::Rerank { .. } => form_of_body(headers, fields),
+        Route::Invocations if fields.has("api_version") => unified::FORM,
+        Route::Invocations if fields.has("inputs") => predict::FORM,
+        Route::Invocations => form_of_body(headers, fields),
+        Route::Score | Route::Predict | Route::Ranking | Route::ModelsRerank => {
+            form_of_path(route, headers)
+        }
+    }
+}
+
+/// The table: the first line that holds decides. A path never overrides it, since every server took every path.
+fn form_of_body(headers: &HeaderMap, body: &Fields<'_>) -> Form {
+    let has = |key: &str| body.has(key);
+    let any = |keys: &[&str]| keys.iter().any(|key| has(key));
+    match () {
+        () if is_pinecone(headers) => pinecone::FORM,
+        () if headers.contains_key("api-key") && any(&["rank_fields", "parameters"]) => {
+            pinecone::FORM
+        }
+        () if body.is_list("passages") => nim::FORM,
+        // A list: llama.cpp's users send `"texts": true` beside their documents.
+        () if body.is_list("texts") && !has("documents") => tei::FORM,
+        // Weaviate sends the key always, mostly as "".
+        () if has("property") => weaviate::FORM,
+        () if has("documents") && (has("top_k") || body.is_boolean("truncation")) => voyage::FORM,
+        () if has("input") && has("query") => mixedbread::FORM,
+        // Posted to the wrong path, but there is no doubt what it asks.
+        () if any(&["queries", "data_1", "text_1"]) => score::FORM,
+        // Cohere, Jina, vLLM, Infinity, Xinference, llama.cpp; and the errors of bodies that fit nothing.
+        () => unified::FORM,
+    }
+}
+
+/// The dialect of errors that precede the body.
+pub(super) fn form_of_path(route: Route, headers: &HeaderMap) -> Form {
+    match route {
+        Route::Score => score::FORM,
+        Route::Predict => predict::FORM,
+        Route::Ranking => nim::FORM,
+        Route::ModelsRerank => zeroentropy::FORM,
+        Route::Rerank { .. } | Route::Invocations if is_pinecone(headers) => pinecone::FORM,
+        Route::Rerank { .. } | Route::Invocations => unified::FORM,
+    }
+}
+
+fn is_pinecone(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-pinecone-api-version")
+}

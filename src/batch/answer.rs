@@ -1,0 +1,110 @@
+//! Where the rows of a request come together: filled batch by batch, sent once.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+
+/// What the device gave for a whole request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    /// `[num_sequences, width]`, row-major, in the order of the request's sequences.
+    pub values: Vec<f32>,
+    /// The first of its sequences was handed to the device.
+    pub started: Instant,
+    /// The last of its sequences came back.
+    pub scored: Instant,
+}
+
+/// The promise of one answer. Its receiver is the client: dropping it cancels the request.
+#[derive(Debug)]
+pub struct Answer {
+    state: Mutex<State>,
+}
+
+/// Open => Sent when the last row is filled, or when it fails. Nothing leaves Sent.
+#[derive(Debug)]
+enum State {
+    Open(Open),
+    Sent,
+}
+
+#[derive(Debug)]
+struct Open {
+    sender: oneshot::Sender<Result<Rows, Error>>,
+    values: Vec<f32>,
+    remaining: usize,
+    started: Option<Instant>,
+}
+
+impl Answer {
+    /// An answer of `num_sequences` rows of `width` floats.
+    pub fn new(
+        num_sequences: usize,
+        width: usize,
+    ) -> (Self, oneshot::Receiver<Result<Rows, Error>>) {
+        let (sender, receiver) = oneshot::channel();
+        let open = Open {
+            sender,
+            values: vec![0.0; num_sequences * width],
+            remaining: num_sequences,
+            started: None,
+        };
+        (Self { state: Mutex::new(State::Open(open)) }, receiver)
+    }
+
+    /// Whether nobody waits for rows any more: the client left, or the answer was sent.
+    pub fn is_closed(&self) -> bool {
+        match &*self.lock() {
+            State::Open(open) => open.sender.is_closed(),
+            State::Sent => true,
+        }
+    }
+
+    /// The first batch with a sequence of this request goes to the device.
+    pub fn start(&self, now: Instant) {
+        if let State::Open(open) = &mut *self.lock() {
+            open.started.get_or_insert(now);
+        }
+    }
+
+    /// Puts the rows of `sequences` in place. The call that fills the last row sends the answer and
+    /// returns true. Rows for an answer that was already sent are dropped.
+    pub fn fill(&self, sequences: Range<usize>, rows: &[f32], now: Instant) -> bool {
+        let mut state = self.lock();
+        let State::Open(open) = &mut *state else { return false };
+        let num_rows = sequences.len();
+        let width = rows.len() / num_rows;
+        open.values[sequences.start * width..sequences.end * width].copy_from_slice(rows);
+        open.remaining -= num_rows;
+        if open.remaining > 0 {
+            return false;
+        }
+        if let State::Open(open) = std::mem::replace(&mut *state, State::Sent) {
+            let started = open.started.unwrap_or(now);
+            let rows = Rows { values: open.values, started, scored: now };
+            // The client may leave at this very moment: then nobody is owed the answer.
+            let _ = open.sender.send(Ok(rows));
+        }
+        true
+    }
+
+    /// Sends an error instead of scores. Returns false if an answer had been sent before.
+    pub fn fail(&self, error: Error) -> bool {
+        match std::mem::replace(&mut *self.lock(), State::Sent) {
+            State::Open(open) => {
+                let _ = open.sender.send(Err(error));
+                true
+            }
+            State::Sent => false,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every transition is complete before the lock is left, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

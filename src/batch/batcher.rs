@@ -1,0 +1,83 @@
+//! The batcher without its threads: a state machine over queue and planner.
+//!
+//! Whoever drives it passes the time in: the worker thread with the real clock, the simulator with a
+//! virtual one.
+
+use std::time::{Duration, Instant};
+
+use super::plan::{Limits, Plan, plan};
+use super::{Batch, Rate};
+use crate::queue::{Entry, Queue, Swept};
+
+/// One batch on the device and one laid out behind it. A third would only add latency.
+pub const MAX_IN_FLIGHT: usize = 2;
+
+/// What the driver should do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Give this to the device.
+    Run(Batch),
+    /// Ask again at this instant, or when something happens before.
+    WaitUntil(Instant),
+    /// Ask again when something happens.
+    Wait,
+}
+
+/// Queue, planner and the count of batches in flight.
+#[derive(Debug)]
+pub struct Batcher {
+    queue: Queue,
+    limits: Limits,
+    rate: Rate,
+    in_flight: usize,
+}
+
+impl Batcher {
+    pub fn new(limits: Limits, rate: Rate) -> Self {
+        Self { queue: Queue::default(), limits, rate, in_flight: 0 }
+    }
+
+    pub fn submit(&mut self, entry: Entry) {
+        self.queue.push(entry);
+    }
+
+    /// A batch of `num_tokens` came back after `took` on the device.
+    pub fn batch_done(&mut self, num_tokens: usize, took: Duration) {
+        self.in_flight -= 1;
+        self.rate.observe(num_tokens, took);
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.in_flight == 0
+    }
+
+    /// Sweeps the queue and decides the next step.
+    pub fn step(&mut self, now: Instant) -> (Step, Swept) {
+        let swept = self.queue.sweep(now);
+        (self.next(now), swept)
+    }
+
+    fn next(&mut self, now: Instant) -> Step {
+        let wait = self.queue.next_deadline().map_or(Step::Wait, Step::WaitUntil);
+        if self.in_flight == MAX_IN_FLIGHT {
+            return wait;
+        }
+        let view = self.queue.view(self.rate.tokens_per_second(), self.in_flight > 0);
+        match plan(&view, now, &self.limits) {
+            Plan::Empty => Step::Wait,
+            Plan::WaitUntil(at) => match wait {
+                Step::WaitUntil(deadline) => Step::WaitUntil(at.min(deadline)),
+                _ => Step::WaitUntil(at),
+            },
+            Plan::Batch { picks, deficits, next_tenant } => {
+                self.in_flight += 1;
+                let slices = self.queue.take(&picks, &deficits, next_tenant);
+                Step::Run(Batch::lay_out(slices))
+            }
+        }
+    }
+}

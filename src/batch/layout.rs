@@ -1,0 +1,54 @@
+//! From a plan's picks to the packed arrays the engine reads, and back from its rows to the requests.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Answer, Sequences};
+use crate::engine::packed::Packed;
+
+/// Consecutive sequences of one request that ride in one batch.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    pub sequences: Arc<Sequences>,
+    pub answer: Arc<Answer>,
+    pub range: Range<usize>,
+}
+
+/// A batch on its way to the device.
+#[derive(Debug)]
+pub struct Batch {
+    pub packed: Packed,
+    /// In the order of the packed sequences.
+    pub slices: Vec<Slice>,
+}
+
+impl Batch {
+    /// Lays the token rows of all slices one after another.
+    pub fn lay_out(slices: Vec<Slice>) -> Self {
+        let num_tokens = slices.iter().map(|s| s.sequences.tokens_in(s.range.clone())).sum();
+        let num_sequences = slices.iter().map(|slice| slice.range.len()).sum();
+        let mut packed = Packed::with_capacity(num_tokens, num_sequences);
+        for slice in &slices {
+            for i in slice.range.clone() {
+                let (input_ids, first_segment_len) = slice.sequences.get(i);
+                packed.push(input_ids, first_segment_len);
+            }
+        }
+        Self { packed, slices }
+    }
+
+    /// Each slice with the rows of `out` (`[num_sequences, width]`) that belong to it.
+    pub fn rows<'a>(
+        &'a self,
+        out: &'a [f32],
+        width: usize,
+    ) -> impl Iterator<Item = (&'a Slice, &'a [f32])> {
+        let mut begin = 0;
+        self.slices.iter().map(move |slice| {
+            let end = begin + slice.range.len() * width;
+            let rows = &out[begin..end];
+            begin = end;
+            (slice, rows)
+        })
+    }
+}

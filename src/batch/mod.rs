@@ -1,0 +1,17 @@
+//! The dynamic batcher: merges the requests of many clients into batches for one device.
+
+mod answer;
+mod batcher;
+mod layout;
+pub mod plan;
+mod rate;
+mod sequences;
+mod worker;
+
+pub use answer::{Answer, Rows};
+pub use batcher::{Batcher, MAX_IN_FLIGHT, Step};
+pub use layout::{Batch, Slice};
+pub use plan::Limits;
+pub use rate::Rate;
+pub use sequences::Sequences;
+pub use worker::{Handle, Outcome, execute, spawn};

@@ -1,0 +1,42 @@
+//! How fast the device is: the figure behind Retry-After, deadlines at the door, and fairness in time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Tokens per second over the last few batches; shared by the batcher, which measures, and admission.
+#[derive(Debug, Clone)]
+pub struct Rate {
+    /// An `f64` by its bits, always finite and positive.
+    bits: Arc<AtomicU64>,
+}
+
+/// Weight of the newest batch: about the last eight count.
+const NEWEST: f64 = 0.125;
+
+impl Rate {
+    /// Begins at a guess or at a measurement made at load.
+    pub fn new(tokens_per_second: f64) -> Self {
+        Self { bits: Arc::new(AtomicU64::new(tokens_per_second.max(1.0).to_bits())) }
+    }
+
+    pub fn tokens_per_second(&self) -> f64 {
+        f64::from_bits(self.bits.load(Ordering::Relaxed))
+    }
+
+    pub fn observe(&self, num_tokens: usize, took: Duration) {
+        // Small batches tell more about overheads than about the device under load.
+        const MIN_TOKENS: usize = 64;
+        if num_tokens < MIN_TOKENS || took.is_zero() {
+            return;
+        }
+        let seen = num_tokens as f64 / took.as_secs_f64();
+        let next = self.tokens_per_second() * (1.0 - NEWEST) + seen * NEWEST;
+        self.bits.store(next.max(1.0).to_bits(), Ordering::Relaxed);
+    }
+
+    /// How long the device needs for so many tokens.
+    pub fn time_for(&self, num_tokens: usize) -> Duration {
+        Duration::from_secs_f64((num_tokens as f64 / self.tokens_per_second()).min(86_400.0))
+    }
+}

@@ -1,0 +1,83 @@
+//! The command line: one file a command.
+
+mod model;
+mod rerank;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::error::{Error, ModelError};
+
+/// A rerank server: scores how well documents answer a query.
+///
+/// Without any setting it serves the model embedded in this program, so
+///
+///   rerankd serve
+///
+/// is all it takes. Then ask it:
+///
+///   curl localhost:8080/v2/rerank -d '{"query": "capital of France", "documents": ["Berlin", "Paris"]}'
+#[derive(Debug, Parser)]
+#[command(name = "rerankd", version, verbatim_doc_comment, arg_required_else_help = true)]
+#[command(after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  the work itself failed (a model that cannot be loaded, an address in use)
+  2  the command line or a setting is wrong";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Rerank(rerank::Args),
+}
+
+/// Why a command failed: one line, with the way out.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Request(#[from] Error),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+impl Failure {
+    fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) | Self::Config(_) => ExitCode::from(2),
+            Self::Model(_) | Self::Request(_) | Self::Io { .. } => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs the command that the process was called with.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Rerank(args) => rerank::run(args),
+    };
+    result.map_or_else(
+        |failure| {
+            eprintln!("rerankd: {failure}");
+            failure.exit_code()
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}

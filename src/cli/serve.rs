@@ -1,0 +1,177 @@
+//! `rerankd serve`: builds the parts and runs the server until it is told to stop.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::Failure;
+use super::model::{Opened, available_threads, open};
+use crate::api::info::{ModelFacts, ServerFacts};
+use crate::clock;
+use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::health::Health;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::model::registry::Names;
+use crate::rerank::{self, Service};
+
+/// Serve rerank requests over HTTP
+///
+/// Speaks Cohere v1 and v2, Jina, vLLM, TEI and their kin on the paths their clients use; Prometheus
+/// metrics are at /metrics, health at /health. Every setting can also come from the environment or, with
+/// --config, from a TOML file; flags win.
+///
+/// Examples:
+///   rerankd serve
+///   rerankd serve --model cross-encoder/ms-marco-MiniLM-L6-v2 --alias rerank-v3.5
+///   rerankd serve --model ./my-model --host 0.0.0.0 --port 8000
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    #[command(flatten)]
+    file: FileArg,
+    #[command(flatten)]
+    model: ModelSettings,
+    #[command(flatten)]
+    serve: ServeSettings,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let file = args.file.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+    let config =
+        Config::new(args.model.or(file.model), args.serve.or(file.serve), available_threads())?;
+    log();
+    tracing::info!(?config, "starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("rerankd-http")
+        .build()
+        .map_err(|e| Failure::io("cannot start the async runtime", e))?;
+    let result = runtime.block_on(serve(config));
+    // A model that is still loading must not hold up the end of the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// JSON for machines, plain lines for a terminal; `RUST_LOG` chooses what is logged.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+}
+
+/// Listens first, so that a busy port is told at once and probes see a server that is starting; then loads.
+async fn serve(config: Config) -> Result<(), Failure> {
+    let health = Arc::new(Health::default());
+    let metrics = Arc::new(Metrics::new());
+    let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
+    let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
+    let server = http::Server::bind(config.listen, options(&config), shared_metrics, shared_health);
+    let server = server.await.map_err(cannot_listen)?;
+    let address = server.local_addr().map_err(cannot_listen)?;
+    tracing::info!(%address, "listening");
+    let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
+    let slot = server.slot();
+    let loading = tokio::task::spawn_blocking({
+        let health = Arc::clone(&health);
+        move || load(&config, metrics, health)
+    });
+    let run = server.run(stop);
+    tokio::pin!(run);
+    tokio::select! {
+        () = &mut run => return Ok(()),
+        loaded = loading => {
+            let loaded = loaded.map_err(|e| Failure::io("loading broke off", e.into()))?;
+            // Nobody else fills the slot.
+            let _ = slot.set(loaded?);
+            health.started();
+        }
+    }
+    run.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn options(config: &Config) -> http::Options {
+    http::Options {
+        server: ServerFacts {
+            version: env!("CARGO_PKG_VERSION").into(),
+            max_documents: config.max_documents,
+            max_body_bytes: config.max_body_bytes,
+            max_batch_tokens: config.limits.max_batch_tokens,
+            max_concurrent_requests: config.max_requests,
+            tokenization_workers: config.tokenizer_threads,
+        },
+        max_connections: config.max_connections,
+        drain_timeout: config.drain_timeout,
+    }
+}
+
+/// Loads the model and starts its threads. Blocks: a download may take minutes.
+fn load(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+) -> Result<http::Serving, Failure> {
+    let begin = clock::now();
+    let Opened { name, revision, prepared } = open(&config.model)?;
+    let model = ModelFacts {
+        name: config.served_model_name.clone().unwrap_or(name),
+        aliases: config.aliases.clone(),
+        architecture: prepared.architecture.clone(),
+        labels: prepared.head.labels().to_vec(),
+        max_length: prepared.max_length,
+        dtype: "float32".into(),
+        revision,
+        created_unix_seconds: clock::unix_seconds(),
+    };
+    let names = Names {
+        served: model.name.clone(),
+        aliases: config.aliases.clone(),
+        strict: config.strict_model_names,
+    };
+    let options = rerank::Options {
+        limits: config.limits,
+        max_backlog_tokens: config.max_backlog_tokens,
+        max_requests: config.max_requests,
+        tokenizer_threads: config.tokenizer_threads,
+        default_timeout: config.default_timeout,
+        max_timeout: config.max_timeout,
+    };
+    let tokens_per_second = prepared.tokens_per_second as u64;
+    let service = Service::start(names, prepared, &options, metrics, health)
+        .map_err(|e| Failure::io("cannot start a thread", e))?;
+    let seconds = clock::now().saturating_duration_since(begin).as_secs_f64();
+    tracing::info!(model = model.name, tokens_per_second, seconds, "ready");
+    Ok(http::Serving { service, model })
+}
+
+/// Ready at the first SIGTERM or SIGINT. The second ends the process at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let (first, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        next().await;
+        // The receiver is gone only when the server is, and with it the process.
+        let _ = first.send(());
+        next().await;
+        tracing::warn!("second signal: stopping at once");
+        std::process::exit(1);
+    });
+    Ok(async move {
+        let _ = stopped.await;
+    })
+}

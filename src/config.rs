@@ -1,0 +1,307 @@
+//! Flags, environment and one TOML file, turned once into a checked, immutable [`Config`].
+//!
+//! [`Settings`] is what was written, every part optional; a flag wins over the environment, the environment
+//! over the file, the file over the default. Nothing but this file reads a setting.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::batch::Limits;
+
+/// Why the settings cannot be used: the setting by name, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {message}")]
+pub struct ConfigError {
+    pub setting: String,
+    pub message: String,
+}
+
+impl ConfigError {
+    fn new(setting: &str, message: impl Into<String>) -> Self {
+        Self { setting: setting.to_owned(), message: message.into() }
+    }
+}
+
+/// Which model to load and on what; shared by `serve` and `rerank`.
+#[derive(Debug, Clone, Default, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// 'default' (embedded in this program), a folder, or a Hugging Face name such as
+    /// cross-encoder/ms-marco-MiniLM-L6-v2
+    #[arg(long, short, env = "RERANKD_MODEL", value_name = "NAME|FOLDER")]
+    pub model: Option<String>,
+    /// Branch, tag or commit of a Hugging Face model [default: main]
+    #[arg(long, env = "RERANKD_REVISION")]
+    pub revision: Option<String>,
+    /// Where to compute: auto or cpu [default: auto]
+    #[arg(long, env = "RERANKD_DEVICE")]
+    pub device: Option<Device>,
+    /// Precision: auto or f32 [default: auto]
+    #[arg(long, env = "RERANKD_DTYPE")]
+    pub dtype: Option<Dtype>,
+    /// Cores the engine computes on [default: all this process may use]
+    #[arg(long, env = "RERANKD_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Tokens in one batch; at least the longest sequence of the model
+    #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
+    pub max_batch_tokens: Option<usize>,
+}
+
+/// What `serve` needs beside the model.
+#[derive(Debug, Clone, Default, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServeSettings {
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, env = "RERANKD_HOST", value_name = "ADDRESS")]
+    pub host: Option<IpAddr>,
+    /// Port to listen on; 0 lets the system choose [default: 8080]
+    #[arg(long, short, env = "RERANKD_PORT")]
+    pub port: Option<u16>,
+    /// Name of the model in replies [default: the model's own]
+    #[arg(long, env = "RERANKD_SERVED_MODEL_NAME", value_name = "NAME")]
+    pub served_model_name: Option<String>,
+    /// Further names of the model, so that clients written for 'rerank-v3.5' need no change
+    #[arg(long = "alias", env = "RERANKD_ALIASES", value_name = "NAME", value_delimiter = ',')]
+    #[serde(rename = "aliases")]
+    pub aliases: Option<Vec<String>>,
+    /// Answer 404 to a model name this server does not have, instead of serving its own
+    #[arg(long, env = "RERANKD_STRICT_MODEL_NAMES", num_args = 0..=1, default_missing_value = "true")]
+    pub strict_model_names: Option<bool>,
+    /// How long a request may wait for company while the device is busy, in microseconds [default: 500]
+    #[arg(long, env = "RERANKD_MAX_QUEUE_DELAY_US", value_name = "US")]
+    pub max_queue_delay_us: Option<u64>,
+    /// Pairs in one batch [default: 512]
+    #[arg(long, env = "RERANKD_MAX_BATCH_PAIRS", value_name = "PAIRS")]
+    pub max_batch_pairs: Option<usize>,
+    /// Tokens that may wait; more is answered 429 [default: 30 seconds of the device's measured speed]
+    #[arg(long, env = "RERANKD_MAX_BACKLOG_TOKENS", value_name = "TOKENS")]
+    pub max_backlog_tokens: Option<usize>,
+    /// Requests worked on at a time; more are answered 429 [default: 4096]
+    #[arg(long, env = "RERANKD_MAX_REQUESTS", value_name = "N")]
+    pub max_requests: Option<usize>,
+    /// Documents in one request [default: 10000]
+    #[arg(long, env = "RERANKD_MAX_DOCUMENTS", value_name = "N")]
+    pub max_documents: Option<usize>,
+    /// Bytes of one request body [default: 33554432]
+    #[arg(long, env = "RERANKD_MAX_BODY_BYTES", value_name = "BYTES")]
+    pub max_body_bytes: Option<usize>,
+    /// Open connections; more wait to be accepted [default: 4096]
+    #[arg(long, env = "RERANKD_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Deadline of requests that name none, in milliseconds [default: 30000]
+    #[arg(long, env = "RERANKD_DEFAULT_TIMEOUT_MS", value_name = "MS")]
+    pub default_timeout_ms: Option<u64>,
+    /// Longest deadline a request may name, in milliseconds [default: 600000]
+    #[arg(long, env = "RERANKD_MAX_TIMEOUT_MS", value_name = "MS")]
+    pub max_timeout_ms: Option<u64>,
+    /// Threads that tokenise [default: half of the cores]
+    #[arg(long, env = "RERANKD_TOKENIZER_THREADS", value_name = "N")]
+    pub tokenizer_threads: Option<usize>,
+    /// Time for admitted requests to finish after SIGTERM, in milliseconds [default: 30000]
+    #[arg(long, env = "RERANKD_DRAIN_TIMEOUT_MS", value_name = "MS")]
+    pub drain_timeout_ms: Option<u64>,
+}
+
+/// The TOML file: the settings of both groups side by side.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct File {
+    #[serde(flatten)]
+    pub model: ModelSettings,
+    #[serde(flatten)]
+    pub serve: ServeSettings,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    #[default]
+    Auto,
+    Cpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    #[default]
+    Auto,
+    F32,
+}
+
+/// The model's part of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    pub model: String,
+    pub revision: Option<String>,
+    pub device: Device,
+    pub dtype: Dtype,
+    pub threads: usize,
+    pub max_batch_tokens: usize,
+}
+
+/// The whole configuration of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub model: ModelConfig,
+    pub listen: SocketAddr,
+    pub served_model_name: Option<String>,
+    pub aliases: Vec<String>,
+    pub strict_model_names: bool,
+    pub limits: Limits,
+    pub max_backlog_tokens: Option<usize>,
+    pub max_requests: usize,
+    pub max_documents: usize,
+    pub max_body_bytes: usize,
+    pub max_connections: usize,
+    pub default_timeout: Duration,
+    pub max_timeout: Duration,
+    pub tokenizer_threads: usize,
+    pub drain_timeout: Duration,
+}
+
+/// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
+/// activations of each core stay in its cache; a larger one only makes newcomers wait longer.
+const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 1024;
+
+impl ModelConfig {
+    /// # Errors
+    /// A setting out of range, by its name.
+    pub fn new(settings: ModelSettings, available_threads: usize) -> Result<Self, ConfigError> {
+        let threads = at_least(1, "threads", settings.threads.unwrap_or(available_threads))?;
+        let by_threads = DEFAULT_BATCH_TOKENS_PER_THREAD * threads;
+        let max_batch_tokens = settings.max_batch_tokens.unwrap_or(by_threads.max(2048));
+        Ok(Self {
+            model: settings.model.unwrap_or_else(|| "default".into()),
+            revision: settings.revision,
+            device: settings.device.unwrap_or_default(),
+            dtype: settings.dtype.unwrap_or_default(),
+            threads,
+            max_batch_tokens: at_least(64, "max-batch-tokens", max_batch_tokens)?,
+        })
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// A setting out of range, or at odds with another, by its name.
+    pub fn new(
+        model: ModelSettings,
+        serve: ServeSettings,
+        available_threads: usize,
+    ) -> Result<Self, ConfigError> {
+        let model = ModelConfig::new(model, available_threads)?;
+        let limits = Limits {
+            max_batch_tokens: model.max_batch_tokens,
+            max_batch_sequences: at_least(
+                1,
+                "max-batch-pairs",
+                serve.max_batch_pairs.unwrap_or(512),
+            )?,
+            max_queue_delay: Duration::from_micros(serve.max_queue_delay_us.unwrap_or(500)),
+        };
+        let millis = |name: &str, value: Option<u64>, default| {
+            let millis = value.unwrap_or(default);
+            at_least(1, name, millis as usize)?;
+            Ok(Duration::from_millis(millis))
+        };
+        let default_timeout = millis("default-timeout-ms", serve.default_timeout_ms, 30_000)?;
+        let max_timeout = millis("max-timeout-ms", serve.max_timeout_ms, 600_000)?;
+        if default_timeout > max_timeout {
+            return Err(ConfigError::new("default-timeout-ms", "is above max-timeout-ms"));
+        }
+        let half_the_cores = (available_threads / 2).max(1);
+        Ok(Self {
+            model,
+            listen: SocketAddr::new(
+                serve.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                serve.port.unwrap_or(8080),
+            ),
+            served_model_name: serve.served_model_name,
+            aliases: serve.aliases.unwrap_or_default(),
+            strict_model_names: serve.strict_model_names.unwrap_or(false),
+            limits,
+            max_backlog_tokens: serve.max_backlog_tokens,
+            max_requests: at_least(1, "max-requests", serve.max_requests.unwrap_or(4096))?,
+            max_documents: at_least(1, "max-documents", serve.max_documents.unwrap_or(10_000))?,
+            max_body_bytes: at_least(
+                1024,
+                "max-body-bytes",
+                serve.max_body_bytes.unwrap_or(32 << 20),
+            )?,
+            max_connections: at_least(1, "max-connections", serve.max_connections.unwrap_or(4096))?,
+            default_timeout,
+            max_timeout,
+            tokenizer_threads: at_least(
+                1,
+                "tokenizer-threads",
+                serve.tokenizer_threads.unwrap_or(half_the_cores),
+            )?,
+            drain_timeout: millis("drain-timeout-ms", serve.drain_timeout_ms, 30_000)?,
+        })
+    }
+}
+
+fn at_least(least: usize, setting: &str, value: usize) -> Result<usize, ConfigError> {
+    if value < least {
+        return Err(ConfigError::new(
+            setting,
+            format!("{value} is too small; the least is {least}"),
+        ));
+    }
+    Ok(value)
+}
+
+/// Reads the TOML file.
+///
+/// # Errors
+/// The file cannot be read, or the line and key that are wrong.
+pub fn read_file(path: &Path) -> Result<File, ConfigError> {
+    let setting = path.display().to_string();
+    let text =
+        std::fs::read_to_string(path).map_err(|e| ConfigError::new(&setting, e.to_string()))?;
+    parse_file(&text).map_err(|message| ConfigError::new(&setting, message))
+}
+
+/// # Errors
+/// What is wrong, and where.
+pub fn parse_file(text: &str) -> Result<File, String> {
+    toml::from_str(text).map_err(|e| e.to_string().trim().to_owned())
+}
+
+/// Takes from `$file` what `$flags` leaves open.
+macro_rules! fill {
+    ($flags:ident, $file:ident: $($setting:ident),+ $(,)?) => {
+        Self { $($setting: $flags.$setting.or($file.$setting)),+ }
+    };
+}
+
+impl ModelSettings {
+    /// These settings, with the file's where they say nothing.
+    #[must_use]
+    pub fn or(self, file: Self) -> Self {
+        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens)
+    }
+}
+
+impl ServeSettings {
+    /// These settings, with the file's where they say nothing.
+    #[must_use]
+    pub fn or(self, file: Self) -> Self {
+        fill!(self, file:
+            host, port, served_model_name, aliases, strict_model_names, max_queue_delay_us,
+            max_batch_pairs, max_backlog_tokens, max_requests, max_documents, max_body_bytes,
+            max_connections, default_timeout_ms, max_timeout_ms, tokenizer_threads, drain_timeout_ms,
+        )
+    }
+}
+
+/// Where the settings file is by default: nowhere. `--config` or `RERANKD_CONFIG` names it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct FileArg {
+    /// TOML file with these settings, names spelled with underscores
+    #[arg(long, env = "RERANKD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}

@@ -1,0 +1,74 @@
+//! What the server may say of itself: started, ready, live.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Faults in a row after which the device is not trusted with more requests. One may be a
+/// pathological batch; three batches in a row share nothing but the device.
+const MAX_CONSECUTIVE_FAULTS: u32 = 3;
+
+/// Health of the whole server, told by those who know and read by the probes.
+#[derive(Debug, Default)]
+pub struct Health {
+    started: AtomicBool,
+    draining: AtomicBool,
+    consecutive_faults: AtomicU32,
+}
+
+/// Starting => Ready when the golden pairs match; Ready => Faulty after three lost batches, and back after
+/// a good one; any => Draining on SIGTERM, for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Ready,
+    Faulty,
+    Draining,
+}
+
+impl Health {
+    pub fn state(&self) -> State {
+        if self.draining.load(Ordering::Acquire) {
+            State::Draining
+        } else if !self.started.load(Ordering::Acquire) {
+            State::Starting
+        } else if self.consecutive_faults.load(Ordering::Acquire) >= MAX_CONSECUTIVE_FAULTS {
+            State::Faulty
+        } else {
+            State::Ready
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.state() == State::Ready
+    }
+
+    /// The model is loaded and gives its golden scores.
+    pub fn started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// No new requests; what was admitted is still answered.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// The device finished a batch, well or not.
+    pub fn device_ran(&self, well: bool) {
+        if well {
+            self.consecutive_faults.store(0, Ordering::Release);
+        } else {
+            self.consecutive_faults.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl State {
+    /// Why requests are refused in this state; empty when they are not.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Starting => "the model is loading",
+            Self::Ready => "",
+            Self::Faulty => "the device keeps failing",
+            Self::Draining => "the server is shutting down",
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What each path answers. Scoring paths are `api`'s to recognise; the others are listed here.
+
+use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use super::body;
+use crate::api::info::{self, ModelFacts, ServerFacts};
+use crate::api::{self, Dialect, Parsed, Rejected, Reply};
+use crate::clock;
+use crate::error::Error;
+use crate::health::{Health, State};
+use crate::metrics::Metrics;
+use crate::request::{RerankResponse, Stamps};
+use crate::rerank::{self, Service};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Bodies above this are parsed on a thread that may block: 256 KiB of JSON take about a millisecond.
+const PARSE_INLINE_BYTES: usize = 256 * 1024;
+
+/// All that answering a request needs.
+#[derive(Debug)]
+pub(super) struct App {
+    /// Empty while the model loads.
+    pub(super) serving: Arc<OnceLock<Serving>>,
+    pub(super) server: ServerFacts,
+    pub(super) limits: api::Limits,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Arc<Health>,
+}
+
+/// A loaded model and what it says of itself.
+#[derive(Debug)]
+pub struct Serving {
+    pub service: Service,
+    pub model: ModelFacts,
+}
+
+impl App {
+    fn serving(&self) -> Result<&Serving, Error> {
+        self.serving.get().ok_or_else(|| rerank::unavailable(State::Starting))
+    }
+
+    fn models(&self) -> &[ModelFacts] {
+        self.serving.get().map_or(&[], |serving| std::slice::from_ref(&serving.model))
+    }
+
+    fn metrics_page(&self) -> String {
+        let load = self.serving.get().map(|serving| serving.service.load()).unwrap_or_default();
+        self.metrics.render(load, self.health.is_ready())
+    }
+}
+
+/// Answers one request.
+pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let received = clock::now();
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    let (route, reply) = match method {
+        Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path)),
+        Method::POST if api::route(&path).is_some() => {
+            ("score", score(&app, request, &path, Stamps::at(received)).await)
+        }
+        Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(true)),
+        _ => ("none", nowhere(&request, &path)),
+    };
+    app.metrics.answered(route, reply.status.as_u16());
+    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response
+}
+
+/// Which group of side calls a path counts as in the metrics.
+fn side_route(path: &str) -> &'static str {
+    match path {
+        "/metrics" => "metrics",
+        "/info" | "/version" => "info",
+        _ if path.starts_with("/v1/models") => "info",
+        _ => "health",
+    }
+}
+
+fn side_call(app: &App, method: &Method, path: &str) -> Reply {
+    let trimmed = path.trim_end_matches('/');
+    match trimmed {
+        // Live: the process answers. A restart would not help a model that is still loading.
+        "/live" | "/livez" | "/v1/health/live" | "/v2/health/live" => info::healthy(),
+        "/.well-known/live" => no_content(),
+        "/.well-known/ready" => ready(app, no_content),
+        "" | "/health" | "/healthz" | "/ping" | "/ready" | "/readyz" | "/v1/health/ready"
+        | "/v2/health/ready" => ready(app, info::healthy),
+        "/version" => info::version(&app.server),
+        "/info" => match app.serving() {
+            Ok(serving) => info::info(&serving.model, &app.server),
+            Err(error) => info::unhealthy(&error),
+        },
+        "/v1/models" | "/models" => info::models(app.models()),
+        "/metrics" => page("text/plain; version=0.0.4", app.metrics_page()),
+        _ => match trimmed.strip_prefix("/v1/models/") {
+            Some(name) => model(app, path, name),
+            None if api::route(path).is_some() => {
+                let error = Error::Method { method: method.to_string(), path: path.to_owned() };
+                api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+            }
+            None => no_route(path),
+        },
+    }
+}
+
+fn ready(app: &App, well: impl Fn() -> Reply) -> Reply {
+    match app.health.state() {
+        State::Ready => well(),
+        state => info::unhealthy(&rerank::unavailable(state)),
+    }
+}
+
+fn model(app: &App, path: &str, name: &str) -> Reply {
+    let models = app.models();
+    info::model(models, name).unwrap_or_else(|| {
+        let served = models.first().map_or_else(String::new, |model| model.name.clone());
+        let error = Error::UnknownModel { name: name.to_owned(), served };
+        api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+    })
+}
+
+fn nowhere(request: &Request<Incoming>, path: &str) -> Reply {
+    if api::route(path).is_none() {
+        return no_route(path);
+    }
+    let error = Error::Method { method: request.method().to_string(), path: path.to_owned() };
+    api::dialect_at(path, request.headers()).error(&error, "")
+}
+
+fn no_route(path: &str) -> Reply {
+    api::dialect_at(path, &http::HeaderMap::new()).error(&Error::NoRoute(path.to_owned()), "")
+}
+
+fn no_content() -> Reply {
+    let headers = http::HeaderMap::new();
+    Reply { status: StatusCode::NO_CONTENT, headers, body: Vec::new() }
+}
+
+fn page(content_type: &'static str, text: String) -> Reply {
+    let mut headers = http::HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    Reply { status: StatusCode::OK, headers, body: text.into_bytes() }
+}
+
+/// A scoring request, from its body to its reply in its own dialect.
+async fn score(app: &App, request: Request<Incoming>, path: &str, mut stamps: Stamps) -> Reply {
+    let headers = request.headers().clone();
+    let fallback_id = Uuid::new_v4().to_string();
+    let body = match body::read(request, app.server.max_body_bytes).await {
+        Ok(body) => body,
+        Err(error) => return refuse(&*api::dialect_at(path, &headers), &error, &fallback_id),
+    };
+    let incoming = api::Incoming {
+        path,
+        headers: &headers,
+        body: &body,
+        fallback_id: &fallback_id,
+        unix_seconds: clock::unix_seconds(),
+    };
+    let parse = || api::parse(&incoming, &app.limits);
+    let parsed =
+        if body.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
+    let Parsed { request, dialect } = match parsed {
+        Ok(parsed) => parsed,
+        Err(Rejected { error, dialect, request_id }) => {
+            app.metrics.refused(&error);
+            return refuse(&*dialect, &error, &request_id);
+        }
+    };
+    stamps.parsed = clock::now();
+    let id = request.id.clone();
+    let scored = match app.serving() {
+        Ok(serving) => serving.service.rerank(request, stamps).await,
+        Err(error) => Err(error),
+    };
+    match scored {
+        Ok(response) => accept(&*dialect, &response),
+        Err(error) => refuse(&*dialect, &error, &id),
+    }
+}
+
+fn accept(dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
+    let mut reply = dialect.reply(response);
+    let stages = response.stamps.stages();
+    let mut timing = String::with_capacity(120);
+    for (stage, took) in stages {
+        let comma = if timing.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(timing, "{comma}{stage};dur={:.3}", took.as_secs_f64() * 1e3);
+    }
+    tracing::info!(
+        request_id = response.id,
+        model = response.model,
+        documents = response.results.len(),
+        tokens = response.prompt_tokens,
+        timing,
+        "scored"
+    );
+    insert(&mut reply, SERVER_TIMING, &timing);
+    insert(&mut reply, REQUEST_ID, &response.id);
+    reply
+}
+
+fn refuse(dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+    let mut reply = dialect.error(error, request_id);
+    let status = reply.status.as_u16();
+    if status >= 500 {
+        tracing::warn!(request_id, status, error = %error, "refused");
+    } else {
+        tracing::info!(request_id, status, error = %error, "refused");
+    }
+    insert(&mut reply, REQUEST_ID, request_id);
+    reply
+}
+
+/// Adds a header; a value that no header may hold is left out.
+fn insert(reply: &mut Reply, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        reply.headers.insert(name, value);
+    }
+}

@@ -1,0 +1,269 @@
+//! Every metric: its name, what it means, its unit and its buckets.
+//!
+//! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use crate::batch::Outcome;
+use crate::error::Error;
+use crate::queue::Swept;
+use crate::request::{RerankResponse, Stamps};
+
+/// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Powers of two up to the largest batch a device takes.
+const TOKENS: &[f64] =
+    &[64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0];
+/// From a lone pair to the most candidates a request may bring.
+const DOCUMENTS: &[f64] = &[1.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 10000.0];
+
+const REQUESTS: &str = "rerank_requests_total";
+const REQUEST_SECONDS: &str = "rerank_request_seconds";
+const REQUEST_DOCUMENTS: &str = "rerank_request_documents";
+const STAGE_SECONDS: &str = "rerank_stage_seconds";
+const IN_FLIGHT: &str = "rerank_in_flight_requests";
+const REFUSALS: &str = "rerank_refusals_total";
+const CANCELLED: &str = "rerank_cancelled_requests_total";
+const EXPIRED: &str = "rerank_expired_requests_total";
+const PAIRS: &str = "rerank_scored_pairs_total";
+const TOKENS_SCORED: &str = "rerank_scored_tokens_total";
+const TRUNCATED: &str = "rerank_truncated_documents_total";
+const BACKLOG: &str = "rerank_backlog_tokens";
+const RATE: &str = "rerank_tokens_per_second";
+const BATCHES: &str = "rerank_batches_total";
+const BATCH_TOKENS: &str = "rerank_batch_tokens";
+const BATCH_SEQUENCES: &str = "rerank_batch_sequences";
+const BATCH_SECONDS: &str = "rerank_batch_seconds";
+const PADDING: &str = "rerank_padding_tokens_total";
+const LATE_CANCELS: &str = "rerank_late_cancelled_pairs_total";
+const FAULTS: &str = "rerank_device_faults_total";
+const READY: &str = "rerank_ready";
+
+/// The type a metric has, its unit and its HELP text.
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
+    (REQUESTS, Kind::Counter, Unit::Count, "Requests answered, by route and HTTP status."),
+    (
+        REQUEST_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        "From the first byte of a scoring request to its answer.",
+    ),
+    (REQUEST_DOCUMENTS, Kind::Histogram, Unit::Count, "Documents in an answered scoring request."),
+    (
+        STAGE_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        "Time of an answered request in each stage of its path.",
+    ),
+    (IN_FLIGHT, Kind::Gauge, Unit::Count, "Scoring requests being worked on."),
+    (REFUSALS, Kind::Counter, Unit::Count, "Requests that got no scores, by reason."),
+    (CANCELLED, Kind::Counter, Unit::Count, "Requests whose client left before the answer."),
+    (EXPIRED, Kind::Counter, Unit::Count, "Requests whose deadline passed in the queue."),
+    (PAIRS, Kind::Counter, Unit::Count, "Documents scored and answered."),
+    (
+        TOKENS_SCORED,
+        Kind::Counter,
+        Unit::Count,
+        "Tokens scored and answered, special tokens included.",
+    ),
+    (TRUNCATED, Kind::Counter, Unit::Count, "Documents of which tokens were cut away."),
+    (BACKLOG, Kind::Gauge, Unit::Count, "Tokens admitted and not answered yet."),
+    (RATE, Kind::Gauge, Unit::Count, "Tokens per second of the device over its last batches."),
+    (BATCHES, Kind::Counter, Unit::Count, "Batches run."),
+    (BATCH_TOKENS, Kind::Histogram, Unit::Count, "Tokens in a batch."),
+    (BATCH_SEQUENCES, Kind::Histogram, Unit::Count, "Sequences in a batch."),
+    (BATCH_SECONDS, Kind::Histogram, Unit::Seconds, "Time of a batch on the device."),
+    (
+        PADDING,
+        Kind::Counter,
+        Unit::Count,
+        "Token rows computed to fill a bucket; packed CPU batches have none.",
+    ),
+    (
+        LATE_CANCELS,
+        Kind::Counter,
+        Unit::Count,
+        "Pairs scored or skipped after their client had left.",
+    ),
+    (FAULTS, Kind::Counter, Unit::Count, "Batches lost to a device fault or a panic."),
+    (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
+];
+
+/// What waits, and how fast it goes; their quotient is the backlog in seconds that autoscalers want.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Load {
+    pub backlog_tokens: usize,
+    pub tokens_per_second: f64,
+}
+
+static METADATA: Metadata<'static> = Metadata::new("rerankd", Level::INFO, None);
+
+/// The server's metrics, registered once; those without labels are held ready.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    request_seconds: Histogram,
+    request_documents: Histogram,
+    in_flight: Gauge,
+    cancelled: Counter,
+    expired: Counter,
+    pairs: Counter,
+    tokens: Counter,
+    truncated: Counter,
+    backlog: Gauge,
+    rate: Gauge,
+    batches: Counter,
+    batch_tokens: Histogram,
+    batch_sequences: Histogram,
+    batch_seconds: Histogram,
+    padding: Counter,
+    late_cancels: Counter,
+    faults: Counter,
+    ready: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let recorder = builder().build_recorder();
+        for (name, kind, unit, help) in DESCRIPTIONS {
+            let (name, unit, help) = ((*name).into(), Some(*unit), (*help).into());
+            match kind {
+                Kind::Counter => recorder.describe_counter(name, unit, help),
+                Kind::Gauge => recorder.describe_gauge(name, unit, help),
+                Kind::Histogram => recorder.describe_histogram(name, unit, help),
+            }
+        }
+        let counter = |name| recorder.register_counter(&Key::from_static_name(name), &METADATA);
+        let gauge = |name| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
+        let histogram = |name| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
+        Self {
+            handle: recorder.handle(),
+            request_seconds: histogram(REQUEST_SECONDS),
+            request_documents: histogram(REQUEST_DOCUMENTS),
+            in_flight: gauge(IN_FLIGHT),
+            cancelled: counter(CANCELLED),
+            expired: counter(EXPIRED),
+            pairs: counter(PAIRS),
+            tokens: counter(TOKENS_SCORED),
+            truncated: counter(TRUNCATED),
+            backlog: gauge(BACKLOG),
+            rate: gauge(RATE),
+            batches: counter(BATCHES),
+            batch_tokens: histogram(BATCH_TOKENS),
+            batch_sequences: histogram(BATCH_SEQUENCES),
+            batch_seconds: histogram(BATCH_SECONDS),
+            padding: counter(PADDING),
+            late_cancels: counter(LATE_CANCELS),
+            faults: counter(FAULTS),
+            ready: gauge(READY),
+            recorder,
+        }
+    }
+
+    /// A request was answered, with scores or an error. `route` is one of a fixed few.
+    pub fn answered(&self, route: &'static str, status: u16) {
+        self.counter(
+            REQUESTS,
+            vec![
+                Label::from_static_parts("route", route),
+                Label::new("status", status.to_string()),
+            ],
+        )
+        .increment(1);
+    }
+
+    /// A scoring request got its scores.
+    pub fn scored(&self, response: &RerankResponse, took: Duration) {
+        self.request_seconds.record(took);
+        self.request_documents.record(response.results.len() as f64);
+        self.pairs.increment(response.results.len() as u64);
+        self.tokens.increment(response.prompt_tokens as u64);
+        let truncated = response.results.iter().filter(|result| result.truncated_tokens > 0);
+        self.truncated.increment(truncated.count() as u64);
+        self.stages(&response.stamps);
+    }
+
+    fn stages(&self, stamps: &Stamps) {
+        for (stage, took) in stamps.stages() {
+            let labels = vec![Label::from_static_parts("stage", stage)];
+            let key = Key::from_parts(STAGE_SECONDS, labels);
+            self.recorder.register_histogram(&key, &METADATA).record(took);
+        }
+    }
+
+    /// A scoring request got an error.
+    pub fn refused(&self, error: &Error) {
+        let reason = Label::from_static_parts("reason", error.verdict().kind);
+        self.counter(REFUSALS, vec![reason]).increment(1);
+    }
+
+    /// The client left before the answer.
+    pub fn cancelled(&self) {
+        self.cancelled.increment(1);
+    }
+
+    /// One more, or one fewer, scoring request is being worked on.
+    pub fn in_flight(&self, change: f64) {
+        self.in_flight.increment(change);
+    }
+
+    pub fn swept(&self, swept: Swept) {
+        self.expired.increment(swept.expired as u64);
+    }
+
+    pub fn batch(&self, outcome: &Outcome) {
+        self.batches.increment(1);
+        self.batch_tokens.record(outcome.num_tokens as f64);
+        self.batch_sequences.record(outcome.num_sequences as f64);
+        self.batch_seconds.record(outcome.took);
+        self.late_cancels.increment(outcome.late_cancels as u64);
+        self.padding.increment(outcome.padding_tokens as u64);
+        self.faults.increment(u64::from(outcome.fault.is_some()));
+    }
+
+    /// The Prometheus text page, with the gauges as they stand now.
+    pub fn render(&self, load: Load, ready: bool) -> String {
+        self.backlog.set(load.backlog_tokens as f64);
+        self.rate.set(load.tokens_per_second);
+        self.ready.set(f64::from(u8::from(ready)));
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+
+    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+    }
+}
+
+fn builder() -> PrometheusBuilder {
+    let buckets = [
+        ("_seconds", SECONDS),
+        ("_tokens", TOKENS),
+        ("_sequences", TOKENS),
+        ("_documents", DOCUMENTS),
+    ];
+    buckets.into_iter().fold(PrometheusBuilder::new(), |builder, (suffix, buckets)| {
+        builder
+            .set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), buckets)
+            .expect("the tables above are not empty")
+    })
+}

@@ -1,0 +1,286 @@
+//! From the ids of texts to the sequences a model reads: truncation, chunks, special tokens. Pure.
+
+use std::ops::Range;
+
+use super::template::Template;
+use crate::batch::Sequences;
+use crate::error::Error;
+use crate::request::{Inputs, Overflow, Side, Truncation};
+
+/// How a model wants its texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Query and document in one sequence: a cross-encoder.
+    Pair,
+    /// Each text in a sequence of its own: an encoder.
+    Single,
+}
+
+/// A request as sequences, and which of them belong to which document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokenized {
+    pub sequences: Sequences,
+    /// One per score of the response.
+    pub items: Vec<Item>,
+}
+
+/// The sequences of one document, pair or text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Where texts have sequences of their own: that of the query.
+    pub query_sequence: Option<usize>,
+    /// One per chunk.
+    pub sequences: Range<usize>,
+    pub truncated_tokens: usize,
+}
+
+/// The rules of one model.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub template: Template,
+    pub form: Form,
+    /// Tokens in a sequence, special tokens included.
+    pub max_length: usize,
+}
+
+/// Ids of each text of the inputs without special tokens, in the order of [`text_at`].
+pub type TextIds = Vec<Vec<u32>>;
+
+/// The number of texts in a request, every query counted once.
+pub(super) fn num_texts(inputs: &Inputs) -> usize {
+    match inputs {
+        Inputs::OneQuery { documents, .. } => 1 + documents.len(),
+        Inputs::Pairs(pairs) => 2 * pairs.len(),
+        Inputs::Texts(texts) => texts.len(),
+    }
+}
+
+/// Text `i` of a request: queries stand before their documents.
+pub(super) fn text_at(inputs: &Inputs, i: usize) -> &str {
+    match inputs {
+        Inputs::OneQuery { query, .. } if i == 0 => query,
+        Inputs::OneQuery { documents, .. } => &documents[i - 1],
+        Inputs::Pairs(pairs) if i.is_multiple_of(2) => &pairs[i / 2].0,
+        Inputs::Pairs(pairs) => &pairs[i / 2].1,
+        Inputs::Texts(texts) => &texts[i],
+    }
+}
+
+/// Builds the sequences of a request.
+///
+/// # Errors
+/// [`Error::TooLong`] when a text does not fit and the request refuses truncation.
+pub fn assemble(
+    inputs: &Inputs,
+    ids: &TextIds,
+    rules: &Rules,
+    truncation: &Truncation,
+) -> Result<Tokenized, Error> {
+    let num_tokens: usize = ids.iter().map(Vec::len).sum();
+    let query_tokens = match inputs {
+        Inputs::OneQuery { .. } if rules.form == Form::Pair => ids[0].len() * inputs.len(),
+        _ => 0,
+    };
+    let capacity = num_tokens + query_tokens + inputs.len() * rules.template.num_special_in_pair();
+    let mut assembly = Assembly {
+        rules,
+        truncation,
+        max_length: truncation
+            .max_tokens_per_pair
+            .map_or(rules.max_length, |limit| limit.min(rules.max_length)),
+        sequences: Sequences::with_capacity(capacity, inputs.len() + 1),
+        items: Vec::with_capacity(inputs.len()),
+    };
+    match inputs {
+        Inputs::OneQuery { .. } => assembly.one_query(&ids[0], &ids[1..])?,
+        Inputs::Pairs(_) => {
+            for (i, pair) in ids.chunks_exact(2).enumerate() {
+                assembly.pair_of(i, &pair[0], &pair[1])?;
+            }
+        }
+        Inputs::Texts(_) => {
+            for (i, text) in ids.iter().enumerate() {
+                assembly.text(i, text, truncation.max_tokens_per_doc, None)?;
+            }
+        }
+    }
+    Ok(Tokenized { sequences: assembly.sequences, items: assembly.items })
+}
+
+struct Assembly<'a> {
+    rules: &'a Rules,
+    truncation: &'a Truncation,
+    max_length: usize,
+    sequences: Sequences,
+    items: Vec<Item>,
+}
+
+impl Assembly<'_> {
+    fn one_query(&mut self, query: &[u32], documents: &[Vec<u32>]) -> Result<(), Error> {
+        match self.rules.form {
+            Form::Pair => {
+                for (i, document) in documents.iter().enumerate() {
+                    self.pair(i, query, document)?;
+                }
+            }
+            Form::Single => {
+                let query_sequence = self.query(query)?;
+                for (i, document) in documents.iter().enumerate() {
+                    let limit = self.truncation.max_tokens_per_doc;
+                    self.text(i, document, limit, Some(query_sequence))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pair_of(&mut self, i: usize, query: &[u32], document: &[u32]) -> Result<(), Error> {
+        match self.rules.form {
+            Form::Pair => self.pair(i, query, document),
+            Form::Single => {
+                let query_sequence = self.query(query)?;
+                let limit = self.truncation.max_tokens_per_doc;
+                self.text(i, document, limit, Some(query_sequence))
+            }
+        }
+    }
+
+    /// A cross-encoder's sequences for one query and one document.
+    fn pair(&mut self, i: usize, query: &[u32], document: &[u32]) -> Result<(), Error> {
+        let whole = query.len() + document.len();
+        let query = self.cut(query, self.truncation.max_tokens_per_query);
+        let document = self.cut(document, self.truncation.max_tokens_per_doc);
+        let room =
+            self.room(self.rules.template.num_special_in_pair(), "truncate_prompt_tokens")?;
+        let fits = query.len() + document.len() <= room;
+        if !fits && self.truncation.overflow == Overflow::Refuse {
+            return Err(self.too_long(i, query.len() + document.len(), room));
+        }
+        let begin = self.sequences.len();
+        let mut kept = 0;
+        if fits || self.truncation.max_chunks_per_doc <= 1 {
+            let (query_len, document_len) = longest_first(query.len(), document.len(), room);
+            let (query, document) =
+                (self.cut(query, Some(query_len)), self.cut(document, Some(document_len)));
+            self.push_pair(query, document);
+            kept = query.len() + document.len();
+        } else {
+            let query = self.cut(query, Some(room / 2));
+            let chunk_len = room - query.len();
+            let document = self.cut(document, Some(chunk_len * self.truncation.max_chunks_per_doc));
+            for chunk in document.chunks(chunk_len) {
+                self.push_pair(query, chunk);
+            }
+            kept += query.len() + document.len();
+        }
+        let sequences = begin..self.sequences.len();
+        self.items.push(Item { query_sequence: None, sequences, truncated_tokens: whole - kept });
+        Ok(())
+    }
+
+    fn query(&mut self, query: &[u32]) -> Result<usize, Error> {
+        let room =
+            self.room(self.rules.template.num_special_in_single(), "truncate_prompt_tokens")?;
+        let query = self.cut(query, self.truncation.max_tokens_per_query);
+        if query.len() > room && self.truncation.overflow == Overflow::Refuse {
+            let message = length_message(room, query.len());
+            return Err(Error::TooLong { field: "query".into(), message });
+        }
+        self.push_single(self.cut(query, Some(room)));
+        Ok(self.sequences.len() - 1)
+    }
+
+    /// The sequences of a text that stands alone.
+    fn text(
+        &mut self,
+        i: usize,
+        text: &[u32],
+        limit: Option<usize>,
+        query_sequence: Option<usize>,
+    ) -> Result<(), Error> {
+        let room =
+            self.room(self.rules.template.num_special_in_single(), "truncate_prompt_tokens")?;
+        let cut = self.cut(text, limit);
+        if cut.len() > room && self.truncation.overflow == Overflow::Refuse {
+            return Err(self.too_long(i, cut.len(), room));
+        }
+        let kept = self.cut(cut, Some(room * self.truncation.max_chunks_per_doc.max(1)));
+        let begin = self.sequences.len();
+        if kept.is_empty() {
+            self.push_single(&[]);
+        }
+        for chunk in kept.chunks(room) {
+            self.push_single(chunk);
+        }
+        let truncated_tokens = text.len() - kept.len();
+        let sequences = begin..self.sequences.len();
+        self.items.push(Item { query_sequence, sequences, truncated_tokens });
+        Ok(())
+    }
+
+    fn push_pair(&mut self, query: &[u32], document: &[u32]) {
+        let Template { prefix, middle, suffix, first_segment_of_middle, .. } = &self.rules.template;
+        let whole = query.len() + document.len() + self.rules.template.num_special_in_pair();
+        let first_segment_len = first_segment_of_middle
+            .map_or(whole, |in_middle| prefix.len() + query.len() + in_middle);
+        self.sequences.push(&[prefix, query, middle, document, suffix], first_segment_len);
+    }
+
+    fn push_single(&mut self, text: &[u32]) {
+        let Template { single_prefix, single_suffix, .. } = &self.rules.template;
+        let len = single_prefix.len() + text.len() + single_suffix.len();
+        self.sequences.push(&[single_prefix, text, single_suffix], len);
+    }
+
+    /// Tokens left for text beside `num_special` special tokens; at least one for each of two texts.
+    fn room(&self, num_special: usize, field: &str) -> Result<usize, Error> {
+        let room = self.max_length.saturating_sub(num_special);
+        if room < 2 {
+            let message = format!(
+                "{} tokens leave no room for text beside {num_special} special tokens",
+                self.max_length
+            );
+            return Err(Error::invalid(field, message));
+        }
+        Ok(room)
+    }
+
+    /// Keeps at most `limit` ids, from the side the request asks for.
+    fn cut<'t>(&self, text: &'t [u32], limit: Option<usize>) -> &'t [u32] {
+        let keep = limit.map_or(text.len(), |limit| limit.min(text.len()));
+        match self.truncation.side {
+            Side::Right => &text[..keep],
+            Side::Left => &text[text.len() - keep..],
+        }
+    }
+
+    fn too_long(&self, i: usize, num_tokens: usize, room: usize) -> Error {
+        let num_special = self.max_length - room;
+        let message = length_message(self.max_length, num_tokens + num_special);
+        Error::TooLong { field: format!("documents[{i}]"), message }
+    }
+}
+
+/// vLLM's words, which clients match on.
+fn length_message(max_length: usize, num_tokens: usize) -> String {
+    format!(
+        "This model's maximum context length is {max_length} tokens. However, your prompt contains at \
+         least {num_tokens} input tokens, which exceeds this limit even without any output tokens. \
+         Please reduce the length of the input prompt. (parameter=input_tokens, value={num_tokens})"
+    )
+}
+
+/// Lengths to which a pair is cut: the longer text gives way first, both end at half. The rule of
+/// Hugging Face's `longest_first`, which sentence-transformers applies to pairs.
+fn longest_first(query: usize, document: usize, room: usize) -> (usize, usize) {
+    if query + document <= room {
+        return (query, document);
+    }
+    let (short, long) = (query.min(document), query.max(document));
+    let mut cut = (short, room.saturating_sub(short).max(short));
+    if cut.0 + cut.1 > room {
+        cut = (room / 2, room / 2 + room % 2);
+    }
+    debug_assert!(cut.1 <= long, "only what is too long is cut");
+    if query > document { (cut.1, cut.0) } else { cut }
+}

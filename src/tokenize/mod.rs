@@ -1,0 +1,13 @@
+//! Text to token ids, and token ids to the sequences a model reads.
+
+mod assemble;
+mod encoder;
+mod load;
+mod pool;
+mod template;
+
+pub use assemble::{Form, Item, Rules, TextIds, Tokenized, assemble};
+pub use encoder::Encoder;
+pub use load::{Loaded, load};
+pub use pool::Pool;
+pub use template::Template;

@@ -1,0 +1,145 @@
+//! Starts the built `rerankd` and talks to it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A random-weight model of a few kilobytes: these tests are about everything around the model.
+pub fn tiny_bert() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert")
+}
+
+pub fn rerankd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rerankd"));
+    // A developer's own settings must not decide a test.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RERANKD_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+/// A running server, killed when dropped.
+pub struct Server {
+    child: Child,
+    url: String,
+    agent: ureq::Agent,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no header {name}")).to_str().unwrap()
+    }
+}
+
+impl Server {
+    /// A server of the tiny model, with further arguments, that is ready.
+    pub fn start(args: &[&str]) -> Self {
+        let server = Self::start_loading(args);
+        for _ in 0..2000 {
+            if server.get("/health").status == 200 {
+                return server;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the server did not become ready");
+    }
+
+    /// A server that listens and may still be loading.
+    pub fn start_loading(args: &[&str]) -> Self {
+        let mut child = rerankd()
+            .args(["serve", "--port", "0", "--model"])
+            .arg(tiny_bert())
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it listened");
+            let entry: Value = serde_json::from_str(&line).expect("logs are JSON lines");
+            if entry["message"] == "listening" {
+                break entry["address"].as_str().expect("an address").to_owned();
+            }
+        };
+        // Whoever does not read a pipe stops its writer.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+        Self { child, url: format!("http://{address}"), agent: config.into() }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        answer(self.agent.get(self.url.clone() + path).call().expect("an answer"))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_bytes(path, body.to_string().as_bytes())
+    }
+
+    pub fn post_bytes(&self, path: &str, body: &[u8]) -> Answer {
+        self.post_with(path, body, &[("content-type", "application/json")])
+    }
+
+    pub fn post_with(&self, path: &str, body: &[u8], headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.agent.post(self.url.clone() + path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send(body).expect("an answer"))
+    }
+
+    /// The address for clients of their own.
+    pub fn address(&self) -> &str {
+        &self.url["http://".len()..]
+    }
+
+    /// One value of the metrics page.
+    pub fn metric(&self, line_start: &str) -> f64 {
+        let page = self.get("/metrics").text;
+        let line = page.lines().find(|line| line.starts_with(line_start));
+        let line = line.unwrap_or_else(|| panic!("no metric {line_start} in {page}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for, so its process id is still its own.
+        let sent = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        assert_eq!(sent, 0, "the process is gone");
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("the child is ours")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails only if the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(response: ureq::http::Response<ureq::Body>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let mut text = String::new();
+    body.into_reader().read_to_string(&mut text).expect("a body of text");
+    Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+}
