@@ -5,7 +5,7 @@ use crate::engine::Epilogue;
 
 /// `2^x` on [-1/2, 1/2], relative error 2.7e-7 in f32 (least squares at Chebyshev nodes, exact at 0).
 pub(super) const EXP2: [f32; 6] =
-    [1.0, 0.693_147_2, 0.240_223_48, 0.055_503_57, 0.009_666_374, 0.001_339_086_7];
+    [1.0, std::f32::consts::LN_2, 0.240_223_48, 0.055_503_57, 0.009_666_374, 0.001_339_086_7];
 
 /// `a * erfc(a / sqrt(2)) / 2` on [0, GELU_END] in powers of `2a / GELU_END - 1`: absolute error 2.7e-7 in
 /// f32, evaluation included (Chebyshev fit of degree 16). Beyond the end the function is below 1.1e-7.

@@ -1,0 +1,75 @@
+//! The forward pass over mixes of lengths: tokens and useful GFLOP per second, and the share of the FMA peak.
+//!
+//! `cargo bench --bench engine [-- MODEL_FOLDER]`; the default model otherwise.
+
+mod measure;
+
+use measure::{best_cpu_time, best_time, gflops, peak_gflops};
+use rerankd::engine::packed::Packed;
+use rerankd::model::config::Config;
+use rerankd::model::loader::{LoadOptions, load};
+use rerankd::model::source::ModelFiles;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+const RUNS: usize = 5;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/models/default").to_owned();
+    let files = ModelFiles::open_folder(&PathBuf::from(folder.unwrap_or(default)))?;
+    let config = Config::read(&files)?;
+    let peak = peak_gflops();
+    for threads in [1, std::thread::available_parallelism()?.get()] {
+        let mut model =
+            load(&files, &LoadOptions { threads: NonZeroUsize::new(threads), isa: None })?;
+        println!(
+            "{threads} threads, {}: peak {:.0} GFLOP/s",
+            model.isa.name(),
+            peak * threads as f64
+        );
+        for (name, lens) in mixes() {
+            let mut batch = Packed::with_capacity(0, 0);
+            for len in &lens {
+                let ids: Vec<u32> =
+                    (0..*len).map(|t| ((t * 37 + len) % model.vocab_size) as u32).collect();
+                batch.push(&ids, len / 8);
+            }
+            let mut out = vec![0.0; lens.len() * model.width];
+            let mut score = || {
+                model.scorer.score(&batch, &mut out).expect("the bench's batch is valid");
+            };
+            let time = best_time(RUNS, &mut score);
+            let cpu_time = best_cpu_time(RUNS, &mut score);
+            let flops = lens.iter().map(|len| useful_flops(&config, *len)).sum();
+            let speed = gflops(flops, time);
+            println!(
+                "  {name:10} {:8.2} ms {:7.0} tokens/s {speed:6.1} GFLOP/s {:5.1}% of peak; \
+                 {:6.1} GFLOP/s by CPU time, {:5.1}%",
+                time.as_secs_f64() * 1e3,
+                batch.num_tokens() as f64 / time.as_secs_f64(),
+                100.0 * speed / (peak * threads as f64),
+                gflops(flops, cpu_time),
+                100.0 * gflops(flops, cpu_time) / peak,
+            );
+        }
+    }
+    Ok(())
+}
+
+fn mixes() -> [(&'static str, Vec<usize>); 4] {
+    let mixed = (0..100).map(|i| 30 + (i * i * 7) % 230 + if i % 10 == 0 { 250 } else { 0 });
+    [
+        ("1 x 32", vec![32]),
+        ("20 x 128", vec![128; 20]),
+        ("100 mixed", mixed.collect()),
+        ("20 x 512", vec![512; 20]),
+    ]
+}
+
+/// The whole model's products, those that the engine saves in its last layer included.
+fn useful_flops(config: &Config, len: usize) -> f64 {
+    let (h, i, t) = (config.hidden_size as f64, config.intermediate_size as f64, len as f64);
+    config.num_hidden_layers as f64 * (2.0 * t * (4.0 * h * h + 2.0 * h * i) + 4.0 * t * t * h)
+        + 2.0 * h * h
+}

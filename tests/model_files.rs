@@ -1,0 +1,191 @@
+//! Damaged or foreign model files give an error that names the file and the part; nothing panics.
+
+use proptest::prelude::*;
+use rerankd::error::ModelError;
+use rerankd::model::config::Config;
+use rerankd::model::loader::{LoadOptions, load};
+use rerankd::model::source::ModelFiles;
+use rerankd::model::weights::Weights;
+use serde_json::{Value, json};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use tempfile::TempDir;
+
+const FILE: &str = "model.safetensors";
+
+fn safetensors(header: &Value, data: &[u8]) -> Vec<u8> {
+    let header = header.to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).expect("a file");
+    }
+    folder
+}
+
+fn open(folder: &Path) -> Result<Weights, ModelError> {
+    Weights::open(&ModelFiles::open_folder(folder)?)
+}
+
+/// Opens a file and reads the tensor `w` of shape `[2, 2]`.
+fn read(bytes: &[u8]) -> Result<Vec<f32>, ModelError> {
+    let folder = folder(&[(FILE, bytes)]);
+    open(folder.path())?.tensor("w", &[2, 2])
+}
+
+fn assert_names(error: &ModelError, parts: &[&str]) {
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "'{text}' does not name '{part}'");
+    }
+}
+
+#[test]
+fn every_type_is_read_as_f32() {
+    let f16 = [0x3C00u16, 0xC000, 0x3800, 0].map(u16::to_le_bytes).concat();
+    let bf16 = [0x3F80u16, 0xC000, 0x3F00, 0].map(u16::to_le_bytes).concat();
+    let f32s = [1f32, -2.0, 0.5, 0.0].map(f32::to_le_bytes).concat();
+    for (dtype, data) in [("F32", f32s), ("F16", f16), ("BF16", bf16)] {
+        let header =
+            json!({"w": {"dtype": dtype, "shape": [2, 2], "data_offsets": [0, data.len()]}});
+        assert_eq!(read(&safetensors(&header, &data)).unwrap(), [1.0, -2.0, 0.5, 0.0], "{dtype}");
+    }
+    let header = json!({
+        "w": {"dtype": "I8", "shape": [2, 2], "data_offsets": [0, 4]},
+        "w.scale": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+    });
+    let data = [&[2u8, 0xFC, 1, 0][..], &[0.5f32, 0.25].map(f32::to_le_bytes).concat()].concat();
+    assert_eq!(read(&safetensors(&header, &data)).unwrap(), [1.0, -2.0, 0.25, 0.0]);
+}
+
+#[test]
+fn a_damaged_file_is_named_with_its_tensor() {
+    let entry = |dtype: &str, shape: Value, begin: usize, end: usize| json!({"w": {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}});
+    let data = [0u8; 16];
+    let good = safetensors(&entry("F32", json!([2, 2]), 0, 16), &data);
+    assert!(read(&good).is_ok());
+    let mut huge = good.clone();
+    huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let overlapping = json!({
+        "w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+        "v": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
+    });
+    let overflow = json!([u32::MAX, u32::MAX, u32::MAX]);
+    let nan = [1.0f32, f32::NAN, 0.0, 0.0].map(f32::to_le_bytes).concat();
+    let two_by_two = json!([2, 2]);
+    let cases: [(&str, Vec<u8>, &[&str]); 12] = [
+        ("empty", Vec::new(), &["header"]),
+        ("truncated", good[..good.len() - 1].to_vec(), &["'w'", "bytes"]),
+        ("huge header", huge, &["header"]),
+        ("no JSON", [&2u64.to_le_bytes()[..], b"??"].concat(), &["header"]),
+        ("past the end", safetensors(&entry("F32", two_by_two.clone(), 4, 20), &data), &["20"]),
+        ("backwards", safetensors(&entry("F32", two_by_two.clone(), 16, 0), &data), &["16 to 0"]),
+        ("product", safetensors(&entry("F32", json!([2, 3]), 0, 16), &data), &["[2, 3]"]),
+        ("overflow", safetensors(&entry("F32", overflow, 0, 16), &data), &["shape"]),
+        ("overlap", safetensors(&overlapping, &data), &["overlap"]),
+        ("shape", safetensors(&entry("F32", json!([4]), 0, 16), &data), &["[4]", "[2, 2]"]),
+        ("nan", safetensors(&entry("F32", two_by_two, 0, 16), &nan), &["element 1", "NaN"]),
+        ("type", safetensors(&entry("I64", json!([2]), 0, 16), &data), &["[2]"]),
+    ];
+    for (what, bytes, parts) in cases {
+        let error = read(&bytes).expect_err(what);
+        let parts: Vec<&str> = parts.iter().map(|part| part.trim_matches('\'')).collect();
+        assert_names(&error, &[&[FILE], &parts[..]].concat());
+    }
+}
+
+#[test]
+fn a_missing_tensor_or_scale_is_named() {
+    let header = json!({"w": {"dtype": "I8", "shape": [2, 2], "data_offsets": [0, 4]}});
+    let folder = folder(&[(FILE, &safetensors(&header, &[0; 4]))]);
+    let weights = open(folder.path()).unwrap();
+    assert_names(&weights.tensor("absent", &[1]).unwrap_err(), &[FILE, "absent"]);
+    assert_names(&weights.tensor("w", &[2, 2]).unwrap_err(), &[FILE, "w.scale"]);
+}
+
+#[test]
+fn an_index_that_names_a_missing_shard_is_refused() {
+    let index = json!({"weight_map": {"w": "model-00001-of-00002.safetensors"}}).to_string();
+    let folder = folder(&[("model.safetensors.index.json", index.as_bytes())]);
+    let error = open(folder.path()).unwrap_err();
+    assert_names(&error, &["model.safetensors.index.json", "model-00001-of-00002.safetensors"]);
+}
+
+#[test]
+fn a_config_without_code_for_it_names_the_field() {
+    let good = json!({
+        "architectures": ["BertForSequenceClassification"], "model_type": "bert",
+        "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 10, "max_position_embeddings": 16,
+    });
+    assert!(Config::parse(good.to_string().as_bytes()).is_ok());
+    for (field, value) in [
+        ("architectures", json!([])),
+        ("model_type", json!("gpt2")),
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(1u64 << 40)),
+        ("hidden_size", json!(null)),
+        ("num_hidden_layers", json!(100_000)),
+        ("num_attention_heads", json!(5)),
+        ("intermediate_size", json!(0)),
+        ("vocab_size", json!(0)),
+        ("max_position_embeddings", json!(0)),
+        ("type_vocab_size", json!(0)),
+        ("layer_norm_eps", json!(-1.0)),
+        ("hidden_act", json!("swiglu")),
+        ("position_embedding_type", json!("relative_key")),
+        ("num_labels", json!(0)),
+        ("id2label", json!({"0": "a", "2": "b"})),
+        ("sbert_ce_default_activation_function", json!("os.system")),
+    ] {
+        let mut config = good.clone();
+        config[field] = value.clone();
+        match Config::parse(config.to_string().as_bytes()) {
+            Ok(config) => panic!("{field} {value} was taken: {config:?}"),
+            Err(error) => assert_names(&error, &["config.json", field]),
+        }
+    }
+}
+
+#[test]
+fn a_shape_that_is_not_the_configs_names_both() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
+    let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+    let config = config.replace("\"intermediate_size\": 160", "\"intermediate_size\": 96");
+    let weights = std::fs::read(source.join(FILE)).unwrap();
+    let folder = folder(&[("config.json", config.as_bytes()), (FILE, &weights)]);
+    let files = ModelFiles::open_folder(folder.path()).unwrap();
+    let options = LoadOptions { threads: NonZeroUsize::new(1), isa: None };
+    let error = load(&files, &options).unwrap_err();
+    assert_names(&error, &[FILE, "intermediate.dense.weight", "160", "96"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_damage_to_a_weights_file_panics(
+        damage in prop::collection::vec((0usize..200, any::<u8>()), 1..8),
+        length in 0usize..200,
+    ) {
+        let header = json!({
+            "w": {"dtype": "I8", "shape": [2, 2], "data_offsets": [0, 4]},
+            "w.scale": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+        });
+        let mut bytes = safetensors(&header, &[1; 12]);
+        for (at, value) in damage {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        bytes.truncate(length.max(bytes.len().saturating_sub(length)));
+        let _ = read(&bytes);
+    }
+
+    #[test]
+    fn no_bytes_as_a_config_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Config::parse(&bytes);
+    }
+}
