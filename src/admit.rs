@@ -79,12 +79,13 @@ impl Admission {
         let backlog = self.inside.tokens.fetch_add(tokens, Ordering::AcqRel);
         // From here on dropping the permit undoes both additions.
         let permit = Permit { inside: Arc::clone(&self.inside), tokens };
-        let full = requests >= self.bounds.max_requests
-            || (backlog > 0 && backlog + tokens > self.bounds.max_backlog_tokens);
-        let wait = self.rate.time_for(backlog);
-        // Only what waits before it counts: its own length is the client's affair.
-        let hopeless = backlog > 0 && wait >= timeout;
-        if full || hopeless {
+        let crowded = requests >= self.bounds.max_requests;
+        // What has to be done before there is room for it, and before its deadline can be kept. Alone, a
+        // request is always let in: waiting would not make it smaller.
+        let limit = self.bounds.max_backlog_tokens.min(self.rate.tokens_in(timeout));
+        let excess = if backlog == 0 { 0 } else { (backlog + tokens).saturating_sub(limit) };
+        if excess > 0 || crowded {
+            let wait = self.rate.time_for(excess.min(backlog));
             let retry_after = wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
             return Err(Error::Overloaded { backlog_tokens: backlog, retry_after });
         }

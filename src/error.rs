@@ -38,7 +38,8 @@ pub enum Error {
     /// The client was slower than the read timeout.
     #[error("the request body did not arrive in time")]
     SlowBody,
-    /// The backlog is full. `retry_after` is backlog tokens over measured tokens per second.
+    /// The backlog is full, or too long for the deadline. `retry_after` is the time in which the device, at its
+    /// measured speed, makes room for the request.
     #[error("the server is overloaded: {backlog_tokens} tokens are waiting")]
     Overloaded { backlog_tokens: usize, retry_after: Duration },
     /// The deadline passed, or could not have been met.

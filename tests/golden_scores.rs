@@ -1,6 +1,9 @@
 //! The models in the repository give the scores that transformers gives, on every instruction set of this
 //! machine, through the tokenizer and truncation that requests go through.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 

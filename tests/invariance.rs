@@ -1,5 +1,8 @@
 //! The same pair gives the same bits: alone, twice, and among any mates, through the real batcher.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -25,13 +25,21 @@ struct Unified {
     version: Version,
     scale: Scale,
     top_n: Option<usize>,
+    /// `list` as Jina and llama.cpp write it; infinity-client refuses all but `rerank`.
+    object: &'static str,
     /// The documents as the reply shows them; empty unless they were asked for.
     echoes: Vec<Echo>,
 }
 
 impl Default for Unified {
     fn default() -> Self {
-        Self { version: Version::V1, scale: Scale::Probability, top_n: None, echoes: Vec::new() }
+        Self {
+            version: Version::V1,
+            scale: Scale::Probability,
+            top_n: None,
+            object: "list",
+            echoes: Vec::new(),
+        }
     }
 }
 
@@ -55,6 +63,8 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
         version: context.version,
         scale: Scale::of(fields, Scale::Probability)?,
         top_n: settings::top_n(fields)?,
+        // Only Infinity's own client sends this key with every request.
+        object: if fields.has("raw_scores") { "rerank" } else { "list" },
         echoes,
     };
     let inputs = Inputs::OneQuery { query, documents: documents.texts };
@@ -85,7 +95,7 @@ impl Dialect for Unified {
             .collect();
         Reply::ok(&Body {
             id: &response.id,
-            object: "list",
+            object: self.object,
             model: &response.model,
             results,
             usage: Usage::of(response),

@@ -112,8 +112,12 @@ fn fills_a_batch<'a>(requests: impl Iterator<Item = &'a RequestView<'a>>, limits
     false
 }
 
+/// Batches' worth of tokens that a request is served before it counts as a long one. A usual request ends
+/// within it, in the order it came: finishing what was begun is what keeps the mean latency low.
+const BATCHES_BEFORE_PENALTY: usize = 2;
+
 /// Requests in danger of missing their deadline come first, the nearest deadline leading; the others
-/// in order of arrival plus [`SERVICE_PENALTY`] times the device time they have used.
+/// in order of arrival, plus [`SERVICE_PENALTY`] times the device time used if they are long.
 fn order_key(
     request: &RequestView<'_>,
     now: Instant,
@@ -128,7 +132,8 @@ fn order_key(
             return (false, deadline);
         }
     }
-    let penalty = SERVICE_PENALTY * seconds(request.served_tokens);
+    let is_long = request.served_tokens >= BATCHES_BEFORE_PENALTY * limits.max_batch_tokens;
+    let penalty = if is_long { SERVICE_PENALTY * seconds(request.served_tokens) } else { 0.0 };
     // A cap keeps the sum far from the end of time however slow the device was measured.
     (true, request.arrived + Duration::from_secs_f64(penalty.min(86_400.0)))
 }

@@ -35,6 +35,11 @@ impl Rate {
         self.bits.store(next.max(1.0).to_bits(), Ordering::Relaxed);
     }
 
+    /// How many tokens the device does in this time.
+    pub fn tokens_in(&self, time: Duration) -> usize {
+        (self.tokens_per_second() * time.as_secs_f64()) as usize
+    }
+
     /// How long the device needs for so many tokens.
     pub fn time_for(&self, num_tokens: usize) -> Duration {
         Duration::from_secs_f64((num_tokens as f64 / self.tokens_per_second()).min(86_400.0))

@@ -134,3 +134,27 @@ fn the_nearest_deadline_in_danger_goes_first() {
     run(&mut batcher, |_| false);
     assert!(first.try_recv().is_ok() && late.try_recv().is_err());
 }
+
+#[test]
+fn usual_requests_end_in_the_order_they_came() {
+    let start = epoch();
+    let mut batcher = batcher();
+    let mut answers: Vec<_> = (0..10)
+        .map(|i| {
+            let (entry, receiver) =
+                entry(0, 1, &sequences(&[135; 20], i), start + ms(u64::from(i)), None);
+            batcher.submit(entry);
+            receiver
+        })
+        .collect();
+    let mut done = 0;
+    run(&mut batcher, |_| {
+        // All before the first unanswered one have their answer, and none after it.
+        while done < answers.len() && answers[done].try_recv().is_ok() {
+            done += 1;
+        }
+        assert!(answers[done..].iter_mut().all(|later| later.try_recv().is_err()));
+        true
+    });
+    assert!(answers[done..].iter_mut().all(|last| last.try_recv().is_ok()));
+}

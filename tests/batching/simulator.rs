@@ -191,7 +191,7 @@ impl Simulation {
                     assert!(client.deadline.is_some_and(|deadline| deadline <= self.now));
                 }
                 Err(Error::Unavailable { .. }) => {
-                    assert!(self.fault_one_in < 10, "no fault was injected")
+                    assert!(self.fault_one_in < 10, "no fault was injected");
                 }
                 Err(other) => panic!("an error nobody promised: {other}"),
             }

@@ -73,7 +73,7 @@ fn an_empty_weights_file_is_named() {
 #[test]
 fn a_config_that_does_not_fit_the_weights_names_the_tensor_and_both_shapes() {
     let folder = changed(|f| {
-        edit(f, "config.json", "\"intermediate_size\": 160", "\"intermediate_size\": 144")
+        edit(f, "config.json", "\"intermediate_size\": 160", "\"intermediate_size\": 144");
     });
     names(&folder, &["intermediate.dense.weight", "160", "144"]);
 }

@@ -1,5 +1,8 @@
 //! The program as its users meet it: the real binary on a real port.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
 mod bad_models;
 mod command_line;
