@@ -1,9 +1,9 @@
 //! The planner: what goes to the device next. Pure: no clock, no I/O, no memory of its own.
 //!
 //! Between tenants it runs deficit round robin (Shreedhar & Varghese, 1995) with tokens as the unit. Between
-//! the requests of a tenant the earliest [`key`](order_key) goes first: every token a request has been served
-//! moves it back in time, so a request of 5,000 documents yields to one of 20 that came later, yet
-//! is never passed by more than a bounded stretch of newcomers.
+//! the requests of a tenant the earliest [`key`](order_key) goes first: every token a long request has been
+//! served moves it back in time, so one of 5,000 documents yields to one of 20 that came later, yet is
+//! never passed by more than a bounded stretch of newcomers.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
