@@ -157,22 +157,25 @@ impl Assembly<'_> {
             return Err(self.too_long(i, query.len() + document.len(), room));
         }
         let begin = self.sequences.len();
-        let mut kept = 0;
-        if fits || self.truncation.max_chunks_per_doc <= 1 {
-            let (query_len, document_len) = longest_first(query.len(), document.len(), room);
-            let (query, document) =
-                (self.cut(query, Some(query_len)), self.cut(document, Some(document_len)));
-            self.push_pair(query, document);
-            kept = query.len() + document.len();
+        let chunk_len = room - query.len().min(room / 2);
+        let (query, document) = if self.truncation.max_chunks_per_doc <= 1
+            || document.len() <= chunk_len
+        {
+            let (query_len, document_len) =
+                longest_first(query.len(), document.len(), room, self.max_length);
+            let pair = (self.cut(query, Some(query_len)), self.cut(document, Some(document_len)));
+            self.push_pair(pair.0, pair.1);
+            pair
         } else {
             let query = self.cut(query, Some(room / 2));
-            let chunk_len = room - query.len();
-            let document = self.cut(document, Some(chunk_len * self.truncation.max_chunks_per_doc));
+            let most = chunk_len * self.truncation.max_chunks_per_doc;
+            let document = self.cut(document, Some(most));
             for chunk in document.chunks(chunk_len) {
                 self.push_pair(query, chunk);
             }
-            kept += query.len() + document.len();
-        }
+            (query, document)
+        };
+        let kept = query.len() + document.len();
         let sequences = begin..self.sequences.len();
         self.items.push(Item { query_sequence: None, sequences, truncated_tokens: whole - kept });
         Ok(())
@@ -270,17 +273,18 @@ fn length_message(max_length: usize, num_tokens: usize) -> String {
     )
 }
 
-/// Lengths to which a pair is cut: the longer text gives way first, both end at half. The rule of
-/// Hugging Face's `longest_first`, which sentence-transformers applies to pairs.
-fn longest_first(query: usize, document: usize, room: usize) -> (usize, usize) {
+/// Lengths to which a pair is cut: the longer text gives way first, both end at half of `room`. The rule of
+/// Hugging Face's `longest_first`, which sentence-transformers applies to pairs. Each text is first cut to
+/// `max_length` by itself, which decides who is the longer of two that both exceed it.
+fn longest_first(query: usize, document: usize, room: usize, max_length: usize) -> (usize, usize) {
+    let (query, document) = (query.min(max_length), document.min(max_length));
     if query + document <= room {
         return (query, document);
     }
-    let (short, long) = (query.min(document), query.max(document));
+    let short = query.min(document);
     let mut cut = (short, room.saturating_sub(short).max(short));
     if cut.0 + cut.1 > room {
         cut = (room / 2, room / 2 + room % 2);
     }
-    debug_assert!(cut.1 <= long, "only what is too long is cut");
     if query > document { (cut.1, cut.0) } else { cut }
 }
