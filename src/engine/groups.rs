@@ -4,9 +4,9 @@
 //! barrier. Groups are balanced by cost and there is a multiple of `num_threads` of them: a request of 20
 //! documents keeps all threads busy to its end.
 
-/// Token rows a group aims for: the activations of MiniLM's layers then stay in a 2 MiB L2 cache, while each
-/// weight read from memory still serves this many rows.
-pub const GROUP_TOKENS: usize = 256;
+/// Token rows a group aims for. Fewer read the weights from memory too often (128 rows: 10% slower), more
+/// outgrow a 2 MiB L2 cache; 384 and 512 were the best with MiniLM on AVX-512.
+const GROUP_TOKENS: usize = 384;
 
 /// The sequences of a batch, dealt to groups. Keeps its memory from batch to batch.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Groups {
     pub fn new(num_threads: usize, max_length: usize) -> Self {
         Self {
             num_threads,
-            max_tokens: GROUP_TOKENS * 3 / 2 + max_length,
+            max_tokens: max_length.max(GROUP_TOKENS * 4 / 3),
             order: Vec::new(),
             group_of: Vec::new(),
             loads: Vec::new(),
@@ -149,8 +149,12 @@ mod tests {
     fn twenty_documents_keep_two_threads_equally_busy() {
         let mut groups = Groups::new(2, 512);
         groups.deal(&cu_seqlens(&[128; 20]), 2304);
-        assert!(groups.len().is_multiple_of(2));
-        let sizes: Vec<_> = (0..groups.len()).map(|i| groups.members(i).len()).collect();
-        assert!(sizes.iter().max() == sizes.iter().min(), "group sizes {sizes:?}");
+        // As the threads do: whoever is free takes the next group.
+        let mut busy = [0; 2];
+        for i in 0..groups.len() {
+            busy.sort_unstable();
+            busy[0] += groups.members(i).len();
+        }
+        assert_eq!(busy, [10, 10]);
     }
 }

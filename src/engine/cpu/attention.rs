@@ -3,7 +3,7 @@
 //! Per head the keys are transposed into panels and the values copied into panels; then each tile of
 //! queries makes its scores, their softmax and the weighted values while they are in the L1 cache.
 
-use super::gemm::tile_of;
+use super::gemm::{tile_height, tile_of};
 use super::kernels::{AttentionArgs, scores_stride};
 use super::math;
 use super::simd::Simd;
@@ -21,9 +21,9 @@ pub(super) unsafe fn attention<S: Simd, const MR: usize, const NV: usize>(args: 
         unsafe {
             pack_keys(args, head, NV * S::LANES);
             pack_values(args, head, NV * S::LANES);
-            let mut row = 0;
+            let (height, mut row) = (tile_height(args.num_queries, MR), 0);
             while row < args.num_queries {
-                let rows = MR.min(args.num_queries - row);
+                let rows = height.min(args.num_queries - row);
                 tile_of_queries::<S, MR, NV>(args, head, row, rows);
                 row += rows;
             }

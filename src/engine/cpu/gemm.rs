@@ -8,6 +8,8 @@ use super::math;
 use super::simd::Simd;
 use crate::engine::Epilogue;
 
+const FLOATS_PER_LINE: usize = 16;
+
 /// `c[M, NV * LANES] = a[M, k] * panel[k, NV * LANES] + bias`
 ///
 /// # Safety
@@ -82,19 +84,35 @@ pub(super) unsafe fn tile_of<S: Simd, const MR: usize, const NV: usize>(
     dispatch!(14 13 12 11 10 9 8 7 6 5 4 3 2 1);
 }
 
+/// Rows of a tile such that `rows` rows make tiles of even height: an edge tile of one or two rows would
+/// wait for the latency of its few sums.
+#[inline(always)]
+pub(super) fn tile_height(rows: usize, max: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(max).max(1)).max(1)
+}
+
 /// # Safety
 /// The CPU has the instruction set; `args` describes valid memory and `out` overlaps nothing else.
 #[inline(always)]
 pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &LinearArgs) {
     let width = NV * S::LANES;
+    let height = tile_height(args.rows, MR);
+    let panel_floats = args.k * width;
+    // While a panel is in use, each of its tiles fetches its share of the next one.
+    let share = panel_floats / args.rows.div_ceil(height).max(1) + 1;
     // Panels outside, rows inside: a panel is read from memory once and stays in cache for all rows.
     for panel_idx in 0..args.num_panels {
         let mut row = 0;
+        let mut ahead = panel_floats;
         while row < args.rows {
-            let rows = MR.min(args.rows - row);
-            // SAFETY: offsets of a panel below `num_panels` and of rows below `args.rows`.
+            let rows = height.min(args.rows - row);
+            // SAFETY: offsets of a panel below `num_panels` and of rows below `args.rows`; a fetch past
+            // the last panel has no effect.
             unsafe {
-                let panel = args.panels.add(panel_idx * args.k * width);
+                let panel = args.panels.add(panel_idx * panel_floats);
+                for line in (ahead..ahead + share).step_by(FLOATS_PER_LINE) {
+                    S::prefetch(panel.wrapping_add(line));
+                }
                 let bias = args.bias.add(panel_idx * width);
                 let a = args.x.add(row * args.x_stride);
                 let c = args.out.add(row * args.out_stride + panel_idx * width);
@@ -102,6 +120,7 @@ pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &Li
                 tile_of::<S, MR, NV>(rows, args.k, a, lda, panel, bias, c, ldc);
                 activate_tile::<S, NV>(args.epilogue, rows, c, ldc);
             }
+            ahead += share;
             row += rows;
         }
     }

@@ -8,6 +8,7 @@ pub(super) struct Neon;
 
 // SAFETY (every block): the trait's contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
+#[allow(unused_unsafe, reason = "NEON belongs to the baseline of most aarch64 targets")]
 impl Simd for Neon {
     type V = float32x4_t;
     const LANES: usize = 4;

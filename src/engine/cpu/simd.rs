@@ -28,6 +28,10 @@ pub(super) trait Simd: Copy {
     /// `a * 2^n` for whole `n` in [-126, 127].
     unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
 
+    /// Brings a line towards the second-level cache. Any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
+
     /// The sum of all lanes, in halves: lane `i` with lane `i + LANES / 2`, and so on.
     #[inline(always)]
     unsafe fn reduce_add(v: Self::V) -> f32 {
