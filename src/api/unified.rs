@@ -64,7 +64,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
         scale: Scale::of(fields, Scale::Probability)?,
         top_n: settings::top_n(fields)?,
         // Only Infinity's own client sends this key with every request.
-        object: if fields.has("raw_scores") { "rerank" } else { "list" },
+        object: if fields.get("raw_scores").is_some() { "rerank" } else { "list" },
         echoes,
     };
     let inputs = Inputs::OneQuery { query, documents: documents.texts };

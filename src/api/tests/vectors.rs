@@ -53,6 +53,14 @@ fn null_is_absent_for_every_optional() {
 }
 
 #[test]
+fn infinity_client_gets_the_only_object_it_accepts() {
+    let infinity = r#"{"query":"q","documents":["a","b"],"return_documents":false,
+        "raw_scores":false,"model":"m"}"#;
+    assert_eq!(answer("/rerank", infinity)["object"], "rerank");
+    assert_eq!(answer("/rerank", BASIC)["object"], "list");
+}
+
+#[test]
 fn top_n_cuts_and_clamps() {
     for (top_n, expected) in [("99", 2), ("1", 1), ("0", 2), ("1.0", 1), ("\"1\"", 1)] {
         let body = format!(r#"{{"query":"q","documents":["a","b"],"top_n":{top_n}}}"#);
