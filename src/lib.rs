@@ -7,7 +7,7 @@
 //!   -> dialect    api::parse            a client's words -> RerankRequest
 //!   -> permit     admit                 let in whole, or told when to come back
 //!   -> sequences  tokenize              texts -> token ids, truncation told
-//!   -> entry      queue                 fair over tenants, drops the expired and the cancelled
+//!   -> entry      batch::queue          fair over tenants, drops the expired and the cancelled
 //!   -> plan       batch::plan           pure: what goes to the device next
 //!   -> batch      batch::layout         packed token rows, nothing padded
 //!   -> rows       batch::worker         the engine runs the model
@@ -27,7 +27,6 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod model;
-pub mod queue;
 pub mod request;
 pub mod rerank;
 pub mod tokenize;

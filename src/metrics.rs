@@ -9,9 +9,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::batch::Outcome;
 use crate::error::Error;
-use crate::queue::Swept;
 use crate::request::{RerankResponse, Stamps};
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
@@ -106,6 +104,28 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
 pub struct Load {
     pub backlog_tokens: usize,
     pub tokens_per_second: f64,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub num_tokens: usize,
+    pub num_sequences: usize,
+    pub took: Duration,
+    /// Sequences whose client had left when the batch came to the device.
+    pub late_cancels: usize,
+    /// Token rows the device computed to fill a bucket.
+    pub padding_tokens: usize,
+    /// What the device did wrong, in words for the log.
+    pub fault: Option<String>,
+}
+
+/// What a sweep of the queue removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub expired: usize,
+    /// Requests whose client left, or which a failed batch had already answered.
+    pub closed: usize,
 }
 
 static METADATA: Metadata<'static> = Metadata::new("rerankd", Level::INFO, None);

@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use super::plan::{Limits, Plan, plan};
+use super::queue::{Entry, Queue};
 use super::{Batch, Rate};
-use crate::queue::{Entry, Queue, Swept};
+use crate::metrics::Swept;
 
 /// One batch on the device and one laid out behind it. A third would only add latency.
 pub const MAX_IN_FLIGHT: usize = 2;

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use super::{Batch, Batcher, MAX_IN_FLIGHT, Step};
+use super::{Batch, Batcher, Entry, MAX_IN_FLIGHT, Step};
 use crate::clock;
 use crate::error::Error;
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Outcome};
 use crate::model::Scorer;
-use crate::queue::Entry;
 
 /// When a request that a fault hit may come again: by then the next batch has shown whether the device
 /// recovered.
@@ -129,20 +128,6 @@ fn drive(
             }
         }
     }
-}
-
-/// What became of a batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    pub num_tokens: usize,
-    pub num_sequences: usize,
-    pub took: Duration,
-    /// Sequences whose client had left when the batch came to the device.
-    pub late_cancels: usize,
-    /// Token rows the device computed to fill a bucket.
-    pub padding_tokens: usize,
-    /// What the device did wrong, in words for the log.
-    pub fault: Option<String>,
 }
 
 /// Runs one batch and hands its rows, or the fault, to its requests. `out` is scratch memory kept

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Answer, Batcher, Limits, Rate};
+use crate::batch::{self, Answer, Batcher, Entry, Limits, Rate, TenantId};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
 use crate::model::registry::Names;
-use crate::queue::{Entry, TenantId};
 use crate::request::{RerankRequest, RerankResponse, Stamps};
 use crate::tokenize;
 

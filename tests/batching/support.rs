@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rerankd::batch::{Answer, Rows, Sequences};
+use rerankd::batch::{Answer, Entry, Rows, Sequences, TenantId};
 use rerankd::engine::packed::Packed;
 use rerankd::error::Error;
 use rerankd::model::{DeviceError, Scorer};
-use rerankd::queue::{Entry, TenantId};
 use tokio::sync::oneshot;
 
 pub type Receiver = oneshot::Receiver<Result<Rows, Error>>;

@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::batch::plan::{PendingLens, Pick, RequestView, TenantView, View};
-use crate::batch::{Answer, Sequences, Slice};
+use super::plan::{PendingLens, Pick, RequestView, TenantView, View};
+use super::{Answer, Sequences, Slice};
 use crate::error::Error;
+use crate::metrics::Swept;
 
 /// Whose request it is. Tenants are numbered by the table of keys; 0 is everybody without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,14 +29,6 @@ pub struct Entry {
     pub answer: Arc<Answer>,
     pub arrived: Instant,
     pub deadline: Option<Instant>,
-}
-
-/// What a sweep of the queue removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    pub expired: usize,
-    /// Requests whose client left, or which a failed batch had already answered.
-    pub closed: usize,
 }
 
 /// Requests in deficit round robin over tenants.
