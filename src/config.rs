@@ -46,7 +46,8 @@ pub struct ModelSettings {
     /// Cores the engine computes on [default: all this process may use]
     #[arg(long, env = "RERANKD_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Tokens in one batch; at least the longest sequence of the model
+    /// Tokens in one batch; at least the longest sequence of the model [default: 1024 a thread,
+    /// 2048 or more]
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 }

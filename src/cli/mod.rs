@@ -19,7 +19,8 @@ use crate::error::{Error, ModelError};
 ///
 /// is all it takes. Then ask it:
 ///
-///   curl localhost:8080/v2/rerank -d '{"query": "capital of France", "documents": ["Berlin", "Paris"]}'
+///   curl localhost:8080/v2/rerank -H 'content-type: application/json' \
+///     -d '{"query": "capital of France", "documents": ["Berlin", "Paris"]}'
 #[derive(Debug, Parser)]
 #[command(name = "rerankd", version, verbatim_doc_comment, arg_required_else_help = true)]
 #[command(after_help = EXIT_CODES)]

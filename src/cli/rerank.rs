@@ -20,9 +20,10 @@ use crate::rerank::{Options, Service};
 
 /// Rank documents by how well they answer a query
 ///
-/// Each FILE is one document; a .jsonl file has one a line, in its field "text" (or the line itself, if
-/// it is a string). Without files, each line of standard input is a document. Prints a table on a
-/// terminal and JSON lines, best first, otherwise.
+/// Each FILE is one document; a .jsonl file has one a line, in its field "text"
+/// or as the line itself, if that is a string. Without files, each line of
+/// standard input is a document. Prints a table on a terminal, and otherwise
+/// JSON lines, the best first.
 ///
 /// Examples:
 ///   rerankd rerank "how do I undo a commit" docs/*.md

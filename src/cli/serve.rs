@@ -19,9 +19,10 @@ use crate::rerank::{self, Service};
 
 /// Serve rerank requests over HTTP
 ///
-/// Speaks Cohere v1 and v2, Jina, vLLM, TEI and their kin on the paths their clients use; Prometheus
-/// metrics are at /metrics, health at /health. Every setting can also come from the environment or, with
-/// --config, from a TOML file; flags win.
+/// Speaks Cohere v1 and v2, Jina, vLLM, TEI and their kin on the paths their
+/// clients use. Prometheus metrics are at /metrics, probes at /live and /ready.
+/// Every setting can also come from the environment or, with --config, from a
+/// TOML file; flags win over the environment, the environment over the file.
 ///
 /// Examples:
 ///   rerankd serve
