@@ -48,3 +48,19 @@ impl Collection {
         self.queries.iter().map(|query| query.candidates.len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_scores_keep_the_first_stages_order() {
+        let candidates = (0..).zip([1, 0, 2]);
+        let candidates = candidates.map(|(document, grade)| Judged { document, grade }).collect();
+        let ideal = Ideal::new(vec![2, 1, 0], 2);
+        let query = Query { qid: String::new(), text: String::new(), candidates, ideal };
+        assert_eq!(query.after(&[0.5, 0.5, 0.5]), query.before());
+        assert_eq!(query.after(&[0.1, 0.1, 0.2]).p1, 1.0);
+        assert_eq!(query.after(&[-0.0, 0.2, 0.1]).mrr, 0.5);
+    }
+}
