@@ -30,28 +30,30 @@ use server::Server;
 
 /// Measure how well a model reranks test collections
 ///
-/// Each FOLDER is one collection, or holds collections. A collection's files, each plain or gzipped (.gz):
+/// Each FOLDER is one collection, or holds collections. The files of one, each plain or with .gz:
 ///   queries.tsv     query id, tab, text; or BEIR's queries.jsonl
-///   corpus.jsonl    one document a line: "id" or "_id", "title", "text"; the model reads title and text
-///   qrels.tsv       query id, document id, grade; with BEIR's header (qrels/test.tsv) or TREC's four
-///                   columns (qrels.txt) too; qrels.full.tsv is preferred
-///   candidates.tsv  query id, document id, rank, score: the first stage's list; or a TREC run (run.trec),
-///                   which is ordered by score
-///   meta.json       optional: "minrel", the grade from which MRR@10 and P@1 count a document [default: 1]
+///   corpus.jsonl    one document a line: "id" or "_id", "title", "text"; the title is read too
+///   qrels.tsv       query id, document id, grade; or BEIR's qrels/test.tsv, or TREC's four
+///                   columns in qrels.txt; qrels.full.tsv is preferred where it exists
+///   candidates.tsv  the first stage's list: query id, document id, rank, score; or a TREC run
+///                   in run.trec, which is ordered by score
+///   meta.json       optional: "minrel", the grade from which MRR@10 and P@1 count a document
+///                   as relevant [default: 1]
 ///
-/// nDCG@10, MRR@10 and P@1 are trec_eval's, and agree with ir-measures: the gain is the grade, the ideal is
-/// over all judgements, a judged query without candidates counts 0, and one without judgements is left
-/// out. "before" is the candidates' own order. p is a paired randomisation test (20,000 draws of signs, fixed
-/// seed, two-sided) on nDCG@10 by query. The mean over collections counts each collection once.
+/// nDCG@10, MRR@10 and P@1 are trec_eval's and agree with ir-measures: the gain is the grade, the
+/// ideal is over all judgements, a judged query without candidates counts 0, and one without
+/// judgements is left out. "before" is the candidates' own order. p is a paired randomisation
+/// test on nDCG@10 by query (20,000 draws of signs, fixed seed, two-sided). The mean over
+/// collections counts each collection once.
 ///
-/// With --model or --server given twice, or one of each (a model is then the first), the second is compared
-/// to the first.
+/// With --model or --server given twice, or one of each, the second is compared to the first; a
+/// model comes before a server.
 ///
 /// Examples:
 ///   rerankd eval data/cranfield
 ///   rerankd eval data --model ./mine --model cross-encoder/ms-marco-MiniLM-L6-v2
 ///   rerankd eval data --max-queries 50 --top-k 20 --json
-///   rerankd eval data --server https://api.jina.ai --server-model jina-reranker-v2-base-multilingual
+///   rerankd eval data --server http://localhost:8080 --server-model bge-reranker-v2-m3
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
