@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod eval;
 mod model;
 mod rerank;
 mod serve;
@@ -38,6 +39,7 @@ const EXIT_CODES: &str = "Exit codes:
 enum Command {
     Serve(serve::Args),
     Rerank(rerank::Args),
+    Eval(eval::Args),
 }
 
 /// Why a command failed: one line, with the way out.
@@ -73,6 +75,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Rerank(args) => rerank::run(args),
+        Command::Eval(args) => eval::run(&args),
     };
     result.map_or_else(
         |failure| {
