@@ -6,7 +6,7 @@
 
 #include "common.cuh"
 
-constexpr int kMaxNormThreads = 1024;  // Width 8192.
+constexpr int kMaxNormThreads = 512;  // Width 4096.
 
 struct NormRow {
     int column;   // The first of this thread's eight columns.
