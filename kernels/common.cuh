@@ -134,6 +134,11 @@ __device__ __forceinline__ void load_floats(float (&x)[kVector], const float* pt
     x[4] = hi.x, x[5] = hi.y, x[6] = hi.z, x[7] = hi.w;
 }
 
+__device__ __forceinline__ void store_floats(float* ptr, const float (&x)[kVector]) {
+    reinterpret_cast<float4*>(ptr)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    reinterpret_cast<float4*>(ptr)[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+
 // Rows times width passes 2^31 at 700,000 tokens of width 3072.
 template <typename T>
 __device__ __forceinline__ T* row_of(T* base, long long row, int stride) {

@@ -19,20 +19,11 @@ embed_norm_f16_sm80(const uint* __restrict__ input_ids, const uint* __restrict__
     float x[kVector] = {};
     if (row.active) {
         load_halves(x, row_of(words, input_ids[token], width) + row.column);
-        float y[kVector];
         if (types != nullptr) {
-            load_halves(y, row_of(types, type_ids[token], width) + row.column);
-#pragma unroll
-            for (int i = 0; i < kVector; ++i) {
-                x[i] += y[i];
-            }
+            add_halves(x, row_of(types, type_ids[token], width) + row.column);
         }
         if (positions != nullptr) {
-            load_halves(y, row_of(positions, position_ids[token], width) + row.column);
-#pragma unroll
-            for (int i = 0; i < kVector; ++i) {
-                x[i] += y[i];
-            }
+            add_halves(x, row_of(positions, position_ids[token], width) + row.column);
         }
     }
     layer_norm(x, row, width, gamma, beta, eps, partial);

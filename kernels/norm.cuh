@@ -31,6 +31,27 @@ __device__ __forceinline__ float sum_of_squares(const float (&x)[kVector]) {
     return sum_of(squares);
 }
 
+__device__ __forceinline__ void add_halves(float (&x)[kVector], const __half* ptr) {
+    float y[kVector];
+    load_halves(y, ptr);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+        x[i] += y[i];
+    }
+}
+
+// x = hidden + update in f32; zeros past the row. A null `update` is none.
+__device__ __forceinline__ void load_sum(float (&x)[kVector], const NormRow& row,
+                                         const __half* hidden, const __half* update,
+                                         long long token, int width) {
+    if (row.active) {
+        load_halves(x, row_of(hidden, token, width) + row.column);
+        if (update != nullptr) {
+            add_halves(x, row_of(update, token, width) + row.column);
+        }
+    }
+}
+
 // x = (x - mean) / sqrt(variance + eps) * gamma + beta. Threads past the row pass zeros. A null `beta` is
 // none. Every thread of the block calls this.
 __device__ __forceinline__ void layer_norm(float (&x)[kVector], const NormRow& row, int width,
