@@ -104,7 +104,7 @@ struct Attention {
             for (int i = 0; i < 4; ++i) {
                 const int key = first_key + j * 8 + lane % 4 * 2 + i % 2;
                 if (key < ranges[i / 2].first || key >= ranges[i / 2].end) {
-                    s[j][i] = kNegInf;
+                    s[j][i] = negative_infinity();
                 }
             }
         }
@@ -122,7 +122,7 @@ struct Attention {
             // A row lies in the four lanes of a quad.
             max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 1));
             max = fmaxf(max, __shfl_xor_sync(kFullMask, max, 2));
-            const float safe = max == kNegInf ? 0.0f : max;
+            const float safe = max == negative_infinity() ? 0.0f : max;
             const float scale = ex2(state.max[h] - safe);
             state.max[h] = max;
 
@@ -247,7 +247,7 @@ struct Attention {
         const int lane = static_cast<int>(threadIdx.x) % kWarp;
         const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kRowsWarp;
         State state = {};
-        state.max[0] = state.max[1] = kNegInf;
+        state.max[0] = state.max[1] = negative_infinity();
 #pragma unroll
         for (int step = 0; step < kStepsQK; ++step) {
             ldmatrix_x4(state.q[step], query_tile + static_cast<uint>(swizzle<kChunks>(

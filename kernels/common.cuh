@@ -15,7 +15,11 @@ constexpr uint kFullMask = 0xffffffffu;
 constexpr int kWarp = 32;
 // Halves in a 16-byte vector. Rows of activations and weights begin at multiples of it.
 constexpr int kVector = 8;
-constexpr float kNegInf = -__builtin_huge_valf();
+
+// NVRTC has neither INFINITY nor a builtin for it.
+__device__ __forceinline__ float negative_infinity() {
+    return __int_as_float(static_cast<int>(0xff800000u));
+}
 
 // === PTX ===
 

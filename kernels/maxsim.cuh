@@ -135,7 +135,8 @@ struct MaxSim {
                 }
             }
 
-            float max[2][2] = {{kNegInf, kNegInf}, {kNegInf, kNegInf}};
+            const float none = negative_infinity();
+            float max[2][2] = {{none, none}, {none, none}};
             for (int tile = 0; tile < num_tiles; ++tile) {
                 // This tile has landed for all threads, and all have left the one before.
                 cp_async_wait<0>();

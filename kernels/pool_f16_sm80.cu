@@ -8,6 +8,15 @@
 // The order of `enum Pooling` in src/engine/mod.rs.
 enum Pooling { kCls, kMean };
 
+__device__ __forceinline__ void add(float (&sum)[kVector], const uint4& row) {
+    float x[kVector];
+    to_floats(x, row);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+        sum[i] += x[i];
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(512, 1)
 pool_f16_sm80(const __half* __restrict__ hidden, const uint* __restrict__ cu_seqlens, int width,
               int pooling, __half* __restrict__ out) {
@@ -20,15 +29,22 @@ pool_f16_sm80(const __half* __restrict__ hidden, const uint* __restrict__ cu_seq
     }
     const __half* from = row_of(hidden, begin, width) + column;
     float sum[kVector] = {};
-    // Four loads under way at once; the additions stay in the rows' order.
-#pragma unroll 4
-    for (int row = 0; row < num_rows; ++row) {
-        float x[kVector];
-        load_halves(x, row_of(from, row, width));
+    // Four loads are under way at once; the additions stay in the rows' order.
+    constexpr int kAhead = 4;
+    int row = 0;
+    for (; row + kAhead <= num_rows; row += kAhead) {
+        uint4 ahead[kAhead];
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) {
-            sum[i] += x[i];
+        for (int i = 0; i < kAhead; ++i) {
+            ahead[i] = *reinterpret_cast<const uint4*>(row_of(from, row + i, width));
         }
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+            add(sum, ahead[i]);
+        }
+    }
+    for (; row < num_rows; ++row) {
+        add(sum, *reinterpret_cast<const uint4*>(row_of(from, row, width)));
     }
     const float scale = num_rows > 1 ? 1.0f / static_cast<float>(num_rows) : 1.0f;
 #pragma unroll
