@@ -95,16 +95,31 @@ struct Attention {
         }
     }
 
-    static __device__ __forceinline__ void mask(float (&s)[kTilesKV][4], int first_key,
-                                                const Range (&ranges)[2]) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    // The keys that the queries from `query` on for `num` rows see, in the union or in the intersection.
+    static __device__ __forceinline__ Range any(const AttentionArgs& args, int query, int num,
+                                                int len) {
+        return {query - args.left, min(query + num + args.right, len)};
+    }
+
+    static __device__ __forceinline__ Range all(const AttentionArgs& args, int query, int num,
+                                                int len) {
+        return {query + num - 1 - args.left, min(query + args.right + 1, len)};
+    }
+
+    // `seen` is what this lane's upper row sees, counted from its first key of the tile.
+    static __device__ __forceinline__ void mask(float (&s)[kTilesKV][4], Range seen, int limit) {
 #pragma unroll
-        for (int j = 0; j < kTilesKV; ++j) {
+        for (int h = 0; h < 2; ++h) {
+            // The lower row's range lies eight keys further, but ends with the sequence.
+            const int first = seen.first + 8 * h;
+            const int end = min(seen.end + 8 * h, limit);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int key = first_key + j * 8 + lane % 4 * 2 + i % 2;
-                if (key < ranges[i / 2].first || key >= ranges[i / 2].end) {
-                    s[j][i] = negative_infinity();
+            for (int j = 0; j < kTilesKV; ++j) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    if (j * 8 + i < first || j * 8 + i >= end) {
+                        s[j][2 * h + i] = negative_infinity();
+                    }
                 }
             }
         }
@@ -254,20 +269,8 @@ struct Attention {
                 warp_row + lane % 16, step * 2 + lane / 16)) * 16);
         }
 
-        // What this lane's two rows see, and what all rows of the warp do.
         const int warp_query = first_query + warp_row;
         const int num_rows = num_queries - warp_query;
-        Range ranges[2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int query = warp_query + h * 8 + lane / 4;
-            ranges[h] = {query - args.left, min(query + args.right + 1, len)};
-        }
-        const Range any = {warp_query - args.left,
-                           min(warp_query + kRowsWarp + args.right, len)};
-        const Range all = {warp_query + kRowsWarp - 1 - args.left,
-                           min(warp_query + args.right + 1, len)};
-
         for (int tile = first_tile; tile < end_tile; ++tile) {
             // This tile has landed for all threads, and all have left the one before.
             cp_async_wait<0>();
@@ -276,12 +279,17 @@ struct Attention {
                 fetch(tile + 1);
             }
             const int first_key = tile * BLOCK_KV;
+            const int end_key = first_key + BLOCK_KV;
             // Warps without queries or without keys here only help to copy.
-            if (num_rows > 0 && first_key < any.end && first_key + BLOCK_KV > any.first) {
+            const Range some = any(args, warp_query, kRowsWarp, len);
+            if (num_rows > 0 && first_key < some.end && end_key > some.first) {
                 float s[kTilesKV][4] = {};
                 score(s, state, stage(tile));
-                if (first_key < all.first || first_key + BLOCK_KV > all.end) {
-                    mask(s, first_key, ranges);
+                const Range whole = all(args, warp_query, kRowsWarp, len);
+                if (first_key < whole.first || end_key > whole.end) {
+                    const int query = warp_query + lane / 4;
+                    const int key = first_key + lane % 4 * 2;
+                    mask(s, {query - args.left - key, query + args.right + 1 - key}, len - key);
                 }
                 softmax(s, state);
                 mix(state, s, stage(tile) + kUnits * 16);
