@@ -42,7 +42,7 @@ struct Attention {
 
     static_assert(BLOCK_Q == BLOCK_KV, "queries borrow the tile of a value stage");
     static_assert(kRowsWarp == 16, "a warp owns one row of mma tiles");
-    static_assert(kDim % 32 == 0 && BLOCK_KV == kThreads / 2, "Invalid head size");
+    static_assert(kDim % 32 == 0, "Invalid head size");
 
     // One warp's sixteen queries; of each pair, the second is eight rows below the first.
     struct State {
@@ -56,27 +56,6 @@ struct Attention {
     struct Range {
         int first, end;
     };
-
-    // Copies 64 rows of one head from row `first` on; rows at `len` and behind become zeros. A quad of
-    // threads has two rows and takes 64 bytes at a time, which suits every head size.
-    static __device__ __forceinline__ void copy(uint tile, const __half* base, int first, int len,
-                                                int stride) {
-        const int quad = static_cast<int>(threadIdx.x) / 4;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = quad + half * (kThreads / 4);
-            const bool inside = first + row < len;
-            const int bytes = inside ? 16 : 0;
-            const int lane_chunk = static_cast<int>(threadIdx.x) % 4;
-            const __half* src =
-                row_of(base, inside ? first + row : 0, stride) + lane_chunk * kVector;
-#pragma unroll
-            for (int part = 0; part < kChunks / 4; ++part) {
-                const int unit = swizzle<kChunks>(row, lane_chunk + part * 4);
-                cp_async_16(tile + static_cast<uint>(unit) * 16, src + part * 4 * kVector, bytes);
-            }
-        }
-    }
 
     static __device__ __forceinline__ void score(float (&s)[kTilesKV][4], const State& state,
                                                  uint keys) {
@@ -247,14 +226,17 @@ struct Attention {
             return base + (tile - first_tile) % 2 * 2 * kUnits * 16;
         };
         const auto fetch = [&](int tile) {
-            copy(stage(tile), keys, tile * BLOCK_KV, len, args.qkv_stride);
-            copy(stage(tile) + kUnits * 16, values, tile * BLOCK_KV, len, args.qkv_stride);
+            copy_rows<BLOCK_KV, kChunks, kThreads>(stage(tile), keys, tile * BLOCK_KV, len,
+                                                   args.qkv_stride);
+            copy_rows<BLOCK_KV, kChunks, kThreads>(stage(tile) + kUnits * 16, values,
+                                                   tile * BLOCK_KV, len, args.qkv_stride);
             cp_async_commit();
         };
 
         // Queries land where the second tile's values will, and live in registers from then on.
         const uint query_tile = base + 3 * kUnits * 16;
-        copy(query_tile, queries, first_query, num_queries, args.qkv_stride);
+        copy_rows<BLOCK_Q, kChunks, kThreads>(query_tile, queries, first_query, num_queries,
+                                              args.qkv_stride);
         fetch(first_tile);
         cp_async_wait<0>();
         __syncthreads();

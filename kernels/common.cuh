@@ -86,7 +86,13 @@ __device__ __forceinline__ float rcp(float x) {
     return y;
 }
 
-// === Swizzled tiles ===
+// === Rows and swizzled tiles ===
+
+// Rows times width passes 2^31 at 700,000 tokens of width 3072.
+template <typename T>
+__device__ __forceinline__ T* row_of(T* base, long long row, int stride) {
+    return base + row * stride;
+}
 
 // The 16-byte unit where chunk `chunk` of row `row` lies in a tile of rows of `kChunks` units. The eight
 // rows that one ldmatrix phase reads at the same chunk fall in eight different bank groups.
@@ -95,6 +101,30 @@ __device__ __forceinline__ int swizzle(int row, int chunk) {
     static_assert(kChunks % 4 == 0, "a row is a multiple of 64 bytes");
     // Rows of 128 bytes start at the same bank; rows of 64 or 192 bytes at two in turn.
     return row * kChunks + (kChunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3));
+}
+
+// Copies `kRows` rows of `kChunks` 16-byte chunks from row `first` of `base` on into a swizzled tile, by a block
+// of `kThreads`; rows at `len` and behind become zeros. Eight lanes that write at once fill all banks: a row
+// of 128 bytes, or two neighbours of 64.
+template <int kRows, int kChunks, int kThreads>
+__device__ __forceinline__ void copy_rows(uint tile, const __half* base, int first, int len,
+                                          int stride) {
+    constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;
+    constexpr int kRowsAtOnce = kThreads / kLanes;
+    static_assert(kRows % kRowsAtOnce == 0, "Invalid tile");
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+#pragma unroll
+    for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
+        const int row = static_cast<int>(threadIdx.x) / kLanes + i * kRowsAtOnce;
+        const bool inside = first + row < len;
+        const __half* src = row_of(base, inside ? first + row : 0, stride) + lane * kVector;
+#pragma unroll
+        for (int chunk = 0; chunk < kChunks; chunk += kLanes) {
+            const int unit = swizzle<kChunks>(row, lane + chunk);
+            cp_async_16(tile + static_cast<uint>(unit) * 16, src + chunk * kVector,
+                        inside ? 16 : 0);
+        }
+    }
 }
 
 // === Vectors ===
@@ -141,12 +171,6 @@ __device__ __forceinline__ void load_floats(float (&x)[kVector], const float* pt
 __device__ __forceinline__ void store_floats(float* ptr, const float (&x)[kVector]) {
     reinterpret_cast<float4*>(ptr)[0] = make_float4(x[0], x[1], x[2], x[3]);
     reinterpret_cast<float4*>(ptr)[1] = make_float4(x[4], x[5], x[6], x[7]);
-}
-
-// Rows times width passes 2^31 at 700,000 tokens of width 3072.
-template <typename T>
-__device__ __forceinline__ T* row_of(T* base, long long row, int stride) {
-    return base + row * stride;
 }
 
 // === Reductions ===

@@ -34,25 +34,6 @@ struct MaxSim {
     static_assert(BLOCK_DOC == kWarps * 16, "a warp owns sixteen document tokens of a tile");
     static_assert(BLOCK_Q == kWarp, "a lane adds one query token");
 
-    // Copies `kRows` rows from row `first` on; rows at `len` and behind become zeros.
-    template <int kRows>
-    static __device__ __forceinline__ void copy(uint tile, const __half* base, int first, int len) {
-        const int quad = static_cast<int>(threadIdx.x) / 4;
-#pragma unroll
-        for (int i = 0; i < kRows / (kThreads / 4); ++i) {
-            const int row = quad + i * (kThreads / 4);
-            const bool inside = first + row < len;
-            const int bytes = inside ? 16 : 0;
-            const int lane_chunk = static_cast<int>(threadIdx.x) % 4;
-            const __half* src = row_of(base, inside ? first + row : 0, kDim) + lane_chunk * kVector;
-#pragma unroll
-            for (int part = 0; part < kChunks / 4; ++part) {
-                const int unit = swizzle<kChunks>(row, lane_chunk + part * 4);
-                cp_async_16(tile + static_cast<uint>(unit) * 16, src + part * 4 * kVector, bytes);
-            }
-        }
-    }
-
     // The similarities of 32 query tokens with this warp's 16 tokens of a tile, folded into `max`: of each
     // pair of query rows that a lane holds, the second is eight rows below.
     static __device__ __forceinline__ void fold(float (&max)[2][2], const uint (&q)[2][kSteps][4],
@@ -111,7 +92,7 @@ struct MaxSim {
             return query_tile + (kUnitsQuery + tile % 2 * kUnitsDoc) * 16;
         };
         const auto fetch = [&](int tile) {
-            copy<BLOCK_DOC>(stage(tile), doc, tile * BLOCK_DOC, doc_len);
+            copy_rows<BLOCK_DOC, kChunks, kThreads>(stage(tile), doc, tile * BLOCK_DOC, doc_len, kDim);
             cp_async_commit();
         };
 
@@ -121,7 +102,7 @@ struct MaxSim {
         float sum = 0.0f;
         for (int first_query = 0; first_query < query_len; first_query += BLOCK_Q) {
             // The first tiles; queries live in registers from then on.
-            copy<BLOCK_Q>(query_tile, query, first_query, query_len);
+            copy_rows<BLOCK_Q, kChunks, kThreads>(query_tile, query, first_query, query_len, kDim);
             fetch(0);
             cp_async_wait<0>();
             __syncthreads();
