@@ -1,6 +1,6 @@
 //! Attention over packed sequences.
 
-use crate::gpu::{Arg, Gpu, cu_seqlens, random};
+use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random};
 use crate::tolerance::{Expected, F16, F32, assert_f16};
 
 /// No bound on that side of a query.
@@ -59,8 +59,8 @@ fn items(case: &Case, lens: &[usize]) -> Vec<u32> {
     items
 }
 
-fn run(case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
-    let mut gpu = Gpu::new();
+fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
+    let mut gpu = Gpu::new(mode);
     let cu = cu_seqlens(lens);
     let items = items(case, lens);
     let out_rows = if case.first_only { lens.len() } else { cu[lens.len()] as usize };
@@ -81,7 +81,9 @@ fn run(case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
         Arg::I32(i32::from(case.first_only)),
     ];
     let grid = (items.len() / 2 * case.num_heads) as u32;
-    gpu.launch(&case.kernel(), grid, 128, (512 * case.head_dim) as u32, &args);
+    let counters = gpu.launch(&case.kernel(), grid, 128, (512 * case.head_dim) as u32, &args);
+    assert_eq!(counters.shared_bank_conflicts, 0, "{case:?}");
+    assert_eq!(counters.ldmatrix_bank_conflicts, 0, "{case:?}");
     gpu.read_f16(out)
 }
 
@@ -149,7 +151,7 @@ fn expected(case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<Expected> {
 #[track_caller]
 fn check(case: Case, lens: &[usize]) {
     let qkv = qkv(&case, lens.iter().sum());
-    let mut out = run(&case, lens, &qkv);
+    let mut out = run(Mode::Rough, &case, lens, &qkv);
     if case.first_only {
         let width = case.num_heads * case.head_dim;
         for (row, _) in lens.iter().enumerate().filter(|(_, len)| **len == 0) {
@@ -208,11 +210,11 @@ fn attention_does_not_depend_on_batch_mates() {
     let lens = [7, 129, 1, 64];
     for case in [Case::full(64), Case { left: 30, right: 30, ..Case::full(64) }] {
         let qkv = qkv(&case, lens.iter().sum());
-        let together = run(&case, &lens, &qkv);
+        let together = run(Mode::Plain, &case, &lens, &qkv);
         let cu = cu_seqlens(&lens);
         for (i, len) in lens.into_iter().enumerate() {
             let rows = |width: usize| cu[i] as usize * width..cu[i + 1] as usize * width;
-            let alone = run(&case, &[len], &qkv[rows(case.qkv_width())]);
+            let alone = run(Mode::Plain, &case, &[len], &qkv[rows(case.qkv_width())]);
             assert_eq!(alone, together[rows(case.num_heads * case.head_dim)], "sequence {i}");
         }
     }
@@ -223,8 +225,8 @@ fn the_first_query_gets_the_same_bits_alone() {
     let lens = [70, 1, 200];
     let case = Case::full(64);
     let qkv = qkv(&case, lens.iter().sum());
-    let all = run(&case, &lens, &qkv);
-    let first = run(&Case { first_only: true, ..case }, &lens, &qkv);
+    let all = run(Mode::Plain, &case, &lens, &qkv);
+    let first = run(Mode::Plain, &Case { first_only: true, ..case }, &lens, &qkv);
     let width = case.num_heads * case.head_dim;
     for (i, begin) in cu_seqlens(&lens)[..lens.len()].iter().enumerate() {
         assert_eq!(first[i * width..][..width], all[*begin as usize * width..][..width]);
@@ -244,6 +246,6 @@ fn a_score_far_above_the_rest_does_not_overflow() {
         *x = 30.0;
     }
     let qkv: Vec<f32> = qkv.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
-    let out = run(&case, &[len], &qkv);
+    let out = run(Mode::Plain, &case, &[len], &qkv);
     assert_f16("one key wins", &out, &expected(&case, &[len], &qkv));
 }

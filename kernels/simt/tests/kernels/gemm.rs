@@ -1,6 +1,6 @@
 //! The linear layer.
 
-use crate::gpu::{Arg, Gpu, random};
+use crate::gpu::{Arg, Gpu, Mode, random};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16};
 
@@ -56,9 +56,9 @@ fn pad(rows: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Runs the kernel and returns `[m, n]`; fails if it wrote behind a row.
-fn run(tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
+fn run(mode: Mode, tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
     let Case { m, n, k, .. } = *case;
-    let mut gpu = Gpu::new();
+    let mut gpu = Gpu::new(mode);
     let x = gpu.f16(&pad(&data.x, k));
     let weight = gpu.f16(&pad(&data.weight, k));
     let bias = gpu.f32(&data.bias);
@@ -80,7 +80,9 @@ fn run(tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
         Arg::I32(case.epilogue),
     ];
     let grid = (n.div_ceil(tile.1) as u32, m.div_ceil(tile.1) as u32);
-    gpu.launch(tile.0, grid, 128, SMEM_BYTES, &args);
+    let counters = gpu.launch(tile.0, grid, 128, SMEM_BYTES, &args);
+    assert_eq!(counters.shared_bank_conflicts, 0, "{case:?}");
+    assert_eq!(counters.ldmatrix_bank_conflicts, 0, "{case:?}");
     let mut result = Vec::new();
     for row in gpu.read_f16(out).chunks(stride(n)) {
         result.extend_from_slice(&row[..n]);
@@ -121,12 +123,16 @@ fn expected(case: &Case, data: &Data) -> Vec<Expected> {
 fn check(case: Case) {
     let data = Data::new(&case);
     let expected = expected(&case, &data);
-    let [large, small] = TILES.map(|tile| {
-        let out = run(tile, &case, &data);
-        assert_f16(&format!("{} {case:?}", tile.0), &out, &expected);
-        out
-    });
-    assert_eq!(large, small, "{case:?}: the tile changes bits");
+    for mode in [Mode::Plain, Mode::Rough] {
+        let [large, small] = TILES.map(|tile| {
+            let out = run(mode, tile, &case, &data);
+            assert_f16(&format!("{} {mode:?} {case:?}", tile.0), &out, &expected);
+            out
+        });
+        if mode == Mode::Plain {
+            assert_eq!(large, small, "{case:?}: the tile changes bits");
+        }
+    }
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn gelu_is_right_far_from_zero() {
         let case = Case { m: 16, n: 64, k: 16, epilogue, bias: true, residual: false };
         let mut data = Data::new(&case);
         data.bias = (0..64).map(|i| (i as f32 - 32.0) * 0.5).collect();
-        let out = run(TILES[0], &case, &data);
+        let out = run(Mode::Rough, TILES[0], &case, &data);
         assert_f16(&format!("{case:?}"), &out, &expected(&case, &data));
     }
 }
@@ -174,7 +180,7 @@ fn a_linear_row_does_not_depend_on_the_rows_around_it() {
     let case = Case { m: 129, n: 72, k: 136, epilogue: 1, bias: true, residual: true };
     let data = Data::new(&case);
     for tile in TILES {
-        let whole = run(tile, &case, &data);
+        let whole = run(Mode::Plain, tile, &case, &data);
         for row in [0, 63, 100, 128] {
             let alone = Data {
                 x: data.x[row * case.k..][..case.k].to_vec(),
@@ -182,7 +188,7 @@ fn a_linear_row_does_not_depend_on_the_rows_around_it() {
                 bias: data.bias.clone(),
                 residual: data.residual[row * case.n..][..case.n].to_vec(),
             };
-            let out = run(tile, &Case { m: 1, ..case }, &alone);
+            let out = run(Mode::Plain, tile, &Case { m: 1, ..case }, &alone);
             assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.0);
         }
     }

@@ -1,13 +1,13 @@
 //! Late interaction.
 
-use crate::gpu::{Arg, Gpu, cu_seqlens, random};
+use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random};
 use crate::tolerance::{Expected, assert_f32};
 
 const QUERY_LENS: [usize; 7] = [32, 1, 0, 15, 33, 64, 65];
 const DOC_LENS: [usize; 11] = [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129];
 
 fn run(dim: usize, queries: &[f32], cu_queries: &[u32], docs: &[f32], cu_docs: &[u32], pairs: &[u32]) -> Vec<f32> {
-    let mut gpu = Gpu::new();
+    let mut gpu = Gpu::new(Mode::Plain);
     let (queries, docs) = (gpu.f16(queries), gpu.f16(docs));
     let (cu_queries, cu_docs) = (gpu.u32(cu_queries), gpu.u32(cu_docs));
     let (pairs_at, scores) = (gpu.u32(pairs), gpu.f32(&vec![f32::NAN; pairs.len() / 2]));
@@ -20,7 +20,10 @@ fn run(dim: usize, queries: &[f32], cu_queries: &[u32], docs: &[f32], cu_docs: &
         Arg::Ptr(scores),
     ];
     let kernel = format!("maxsim_f16_d{dim}_sm80");
-    gpu.launch(&kernel, (pairs.len() / 2) as u32, 128, (320 * dim) as u32, &args);
+    let counters =
+        gpu.launch(&kernel, (pairs.len() / 2) as u32, 128, (320 * dim) as u32, &args);
+    assert_eq!(counters.shared_bank_conflicts, 0);
+    assert_eq!(counters.ldmatrix_bank_conflicts, 0);
     gpu.read_f32(scores)
 }
 

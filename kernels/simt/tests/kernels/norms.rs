@@ -1,6 +1,6 @@
 //! embed_norm, residual_norm, rms_norm, normalize.
 
-use crate::gpu::{Arg, Buffer, Gpu, random};
+use crate::gpu::{Arg, Buffer, Gpu, Mode, random};
 use crate::tolerance::{Expected, F32, assert_f16};
 
 const EPS: f32 = 1e-5;
@@ -40,7 +40,7 @@ fn residual_norm_adds_and_norms_rows_of_every_width() {
         let gamma = random(case as u64 + 100, width, 1.0);
         let beta = random(case as u64 + 150, width, 1.0);
         for (with_update, with_beta) in [(true, true), (true, false), (false, true)] {
-            let mut gpu = Gpu::new();
+            let mut gpu = Gpu::new(Mode::Rough);
             let hidden_at = gpu.f16(&hidden);
             let update_at = gpu.f16(&update);
             let (gamma_at, beta_at) = (gpu.f32(&gamma), gpu.f32(&beta));
@@ -83,7 +83,7 @@ fn a_row_far_from_zero_keeps_its_variance() {
     let x: Vec<f32> =
         random(7, width, 2.0).iter().map(|x| half::f16::from_f32(1000.0 + x).to_f32()).collect();
     let (gamma, beta) = (vec![1.0; width], vec![0.0; width]);
-    let mut gpu = Gpu::new();
+    let mut gpu = Gpu::new(Mode::Rough);
     let hidden = gpu.f16(&x);
     let (gamma_at, beta_at) = (gpu.f32(&gamma), gpu.f32(&beta));
     gpu.launch(
@@ -113,7 +113,7 @@ fn rms_norm_of_every_width() {
         let hidden = random(case as u64, rows * width, 3.0);
         let update = random(case as u64 + 50, rows * width, 3.0);
         let gamma = random(case as u64 + 100, width, 1.0);
-        let mut gpu = Gpu::new();
+        let mut gpu = Gpu::new(Mode::Rough);
         let (hidden_at, update_at) = (gpu.f16(&hidden), gpu.f16(&update));
         let (gamma_at, out_at) = (gpu.f32(&gamma), gpu.f16_zeros(rows * width));
         gpu.launch(
@@ -153,7 +153,7 @@ fn normalize_scales_rows_to_one_and_leaves_zeros() {
     for (case, width) in WIDTHS.into_iter().enumerate() {
         let mut x = random(case as u64, 3 * width, 3.0);
         x[width..2 * width].fill(0.0);
-        let mut gpu = Gpu::new();
+        let mut gpu = Gpu::new(Mode::Rough);
         let rows = gpu.f16(&x);
         gpu.launch(
             "normalize_f16_sm80",
@@ -187,7 +187,7 @@ fn embed_norm_adds_the_tables_that_are_there() {
         let type_ids = [0u32, 1, 1, 0, 1];
         let position_ids = [0u32, 1, 8, 3, 2];
         for (with_types, with_positions) in [(true, true), (false, true), (true, false)] {
-            let mut gpu = Gpu::new();
+            let mut gpu = Gpu::new(Mode::Rough);
             let ids = [&input_ids, &type_ids, &position_ids].map(|ids| gpu.u32(ids));
             let tables = [&words, &types, &positions].map(|table| gpu.f16(table));
             let (gamma_at, beta_at) = (gpu.f32(&gamma), gpu.f32(&beta));

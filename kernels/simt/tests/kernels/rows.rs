@@ -1,6 +1,6 @@
 //! pool, gated_activation, classify and the conversions.
 
-use crate::gpu::{Arg, Gpu, cu_seqlens, random};
+use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16, assert_f32};
 
@@ -11,7 +11,7 @@ fn pool_takes_the_first_row_or_the_mean() {
         let cu = cu_seqlens(&lens);
         let hidden = random(width as u64, lens.iter().sum::<usize>() * width, 2.0);
         for pooling in [0, 1] {
-            let mut gpu = Gpu::new();
+            let mut gpu = Gpu::new(Mode::Rough);
             let (hidden_at, cu_at) = (gpu.f16(&hidden), gpu.u32(&cu));
             let out = gpu.f16_zeros(lens.len() * width);
             gpu.launch(
@@ -55,7 +55,7 @@ fn gated_activation_multiplies_the_halves() {
         let rows = 7;
         let x = random(width as u64, rows * 2 * width, 6.0);
         for (activation, f) in activations.into_iter().enumerate() {
-            let mut gpu = Gpu::new();
+            let mut gpu = Gpu::new(Mode::Rough);
             let (from, out) = (gpu.f16(&x), gpu.f16_zeros(rows * width));
             let args = [
                 Arg::Ptr(from),
@@ -92,7 +92,7 @@ fn classify_makes_a_logit_for_each_row_and_label() {
         let weight = random(2, labels * width, 1.0);
         let bias = random(3, labels, 1.0);
         for with_bias in [true, false] {
-            let mut gpu = Gpu::new();
+            let mut gpu = Gpu::new(Mode::Rough);
             let (x_at, weight_at, bias_at) = (gpu.f16(&x), gpu.f16(&weight), gpu.f32(&bias));
             let logits = gpu.f32(&vec![f32::NAN; rows * labels]);
             let args = [
@@ -130,7 +130,7 @@ fn conversions_round_as_the_host_does() {
             .collect();
         let special = [65504.0, 65519.9, 65520.0, -1e9, 1e-9, 6e-8, -0.0];
         x.iter_mut().zip(special).for_each(|(x, special)| *x = special);
-        let mut gpu = Gpu::new();
+        let mut gpu = Gpu::new(Mode::Rough);
         let (from, halves) = (gpu.f32(&x), gpu.f16_zeros(count));
         let args = [Arg::Ptr(from), Arg::Ptr(halves), Arg::I64(count as i64)];
         gpu.launch("convert_f32_f16_sm80", 2, 256, 0, &args);
@@ -141,5 +141,55 @@ fn conversions_round_as_the_host_does() {
         let args = [Arg::Ptr(halves), Arg::Ptr(back), Arg::I64(count as i64)];
         gpu.launch("convert_f16_f32_sm80", 2, 256, 0, &args);
         assert_eq!(gpu.read_f32(back), rounded, "{count} to f32");
+    }
+}
+
+#[test]
+fn rope_turns_queries_and_keys_and_leaves_values() {
+    for head_dim in [32, 64, 96, 128] {
+        let (rows, rotated, stride) = (5, 3, 5 * head_dim);
+        let qkv = random(1, rows * stride, 2.0);
+        let half = head_dim / 2;
+        let angle = |position: usize, i: usize| {
+            position as f64 / 10_000f64.powf(i as f64 / half as f64)
+        };
+        let table = |f: fn(f64) -> f64| -> Vec<f32> {
+            (0..9 * half).map(|at| f(angle(at / half, at % half)) as f32).collect()
+        };
+        let positions = [0u32, 1, 8, 3, 2];
+        let mut gpu = Gpu::new(Mode::Rough);
+        let (qkv_at, positions_at) = (gpu.f16(&qkv), gpu.u32(&positions));
+        let (cosines, sines) = (gpu.f32(&table(f64::cos)), gpu.f32(&table(f64::sin)));
+        let args = [
+            Arg::Ptr(qkv_at),
+            Arg::Ptr(positions_at),
+            Arg::Ptr(cosines),
+            Arg::Ptr(sines),
+            Arg::I32(rows as i32),
+            Arg::I32(rotated),
+            Arg::I32(head_dim as i32),
+            Arg::I32(stride as i32),
+        ];
+        gpu.launch("rope_f16_sm80", 1, 256, 0, &args);
+        let mut expected = Vec::new();
+        for at in 0..qkv.len() {
+            let (row, column) = (at / stride, at % stride);
+            let (head, i) = (column / head_dim, column % head_dim);
+            let x = |at: usize| f64::from(qkv[at]);
+            if head >= rotated as usize {
+                expected.push(Expected::exact(x(at)));
+                continue;
+            }
+            let (sin, cos) = angle(positions[row] as usize, i % half).sin_cos();
+            let terms = if i < half {
+                [x(at) * cos, -x(at + half) * sin]
+            } else {
+                [x(at) * cos, x(at - half) * sin]
+            };
+            // The tables are rounded too.
+            let sum = Expected::sum(terms.into_iter());
+            expected.push(Expected { error: 2.0 * sum.error, ..sum });
+        }
+        assert_f16(&format!("head_dim {head_dim}"), &gpu.read_f16(qkv_at), &expected);
     }
 }
