@@ -124,14 +124,10 @@ impl Parser<'_, '_> {
         }
         if let Some(word) = self.peek_word() {
             self.at += 1;
-            if word == "_" {
-                return Ok(Operand::Sink);
+            if self.eat('|') {
+                return Ok(Operand::Pair(word.to_string(), self.word()?.to_string()));
             }
-            return if self.eat('|') {
-                Ok(Operand::Pair(word.to_string(), self.word()?.to_string()))
-            } else {
-                Ok(Operand::Name(word.to_string()))
-            };
+            return Ok(if word == "_" { Operand::Sink } else { Operand::Name(word.to_string()) });
         }
         self.number()
     }
