@@ -87,6 +87,24 @@ impl Gpu {
         bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
+    /// Runs a kernel of whose shared memory every access goes through in one pass. Another compiler may
+    /// cut its accesses differently.
+    #[track_caller]
+    pub fn launch_without_conflicts(
+        &mut self,
+        kernel: &str,
+        grid: impl Into<Dim3>,
+        block: u32,
+        smem_bytes: u32,
+        args: &[Arg],
+    ) {
+        let counters = self.launch(kernel, grid, block, smem_bytes, args);
+        if std::env::var_os("KERNELS_PTX").is_none() {
+            let conflicts = counters.shared_bank_conflicts + counters.ldmatrix_bank_conflicts;
+            assert_eq!(conflicts, 0, "{kernel}: bank conflicts");
+        }
+    }
+
     /// Runs a kernel from `kernels/ptx`, or from the folder that KERNELS_PTX names: another compiler's.
     #[track_caller]
     pub fn launch(
@@ -129,7 +147,8 @@ impl Arg {
 pub fn random(seed: u64, count: usize, scale: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let unit = (state >> 40) as f32 / (1u32 << 24) as f32;
         half::f16::from_f32((unit * 2.0 - 1.0) * scale).to_f32()
     };

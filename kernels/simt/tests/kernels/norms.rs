@@ -192,8 +192,7 @@ fn embed_norm_adds_the_tables_that_are_there() {
             let tables = [&words, &types, &positions].map(|table| gpu.f16(table));
             let (gamma_at, beta_at) = (gpu.f32(&gamma), gpu.f32(&beta));
             let out = gpu.f16_zeros(input_ids.len() * width);
-            let optional =
-                |there: bool, at: Buffer| if there { Arg::Ptr(at) } else { Arg::Null };
+            let optional = |there: bool, at: Buffer| if there { Arg::Ptr(at) } else { Arg::Null };
             gpu.launch(
                 "embed_norm_f16_sm80",
                 input_ids.len() as u32,
@@ -215,7 +214,8 @@ fn embed_norm_adds_the_tables_that_are_there() {
             );
             let mut expected = Vec::new();
             for token in 0..input_ids.len() {
-                let at = |table: &[f32], id: u32, i: usize| f64::from(table[id as usize * width + i]);
+                let at =
+                    |table: &[f32], id: u32, i: usize| f64::from(table[id as usize * width + i]);
                 let row: Vec<f64> = (0..width)
                     .map(|i| {
                         let mut x = at(&words, input_ids[token], i);

@@ -37,11 +37,7 @@ fn pool_takes_the_first_row_or_the_mean() {
                     expected.push(Expected::sum(terms).map(|sum| sum / count, 1.0, 2.0 * F32));
                 }
             }
-            assert_f16(
-                &format!("width {width}, pooling {pooling}"),
-                &gpu.read_f16(out),
-                &expected,
-            );
+            assert_f16(&format!("width {width}, pooling {pooling}"), &gpu.read_f16(out), &expected);
         }
     }
 }
@@ -150,9 +146,8 @@ fn rope_turns_queries_and_keys_and_leaves_values() {
         let (rows, rotated, stride) = (5, 3, 5 * head_dim);
         let qkv = random(1, rows * stride, 2.0);
         let half = head_dim / 2;
-        let angle = |position: usize, i: usize| {
-            position as f64 / 10_000f64.powf(i as f64 / half as f64)
-        };
+        let angle =
+            |position: usize, i: usize| position as f64 / 10_000f64.powf(i as f64 / half as f64);
         let table = |f: fn(f64) -> f64| -> Vec<f32> {
             (0..9 * half).map(|at| f(angle(at / half, at % half)) as f32).collect()
         };
