@@ -72,7 +72,7 @@ def compile_ptx(source):
     """The PTX of one kernel, the same bytes in every folder and on every day."""
     out = CACHE / f"{source.stem}.{os.getpid()}.ptx"
     command = [tool("nvcc"), *NVCC_FLAGS, "-o", out, source.name]
-    done = subprocess.run(command, cwd=KERNELS, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=source.parent, env=environment(), capture_output=True, text=True)
     sys.stderr.write(done.stderr)
     if done.returncode:
         fail(f"nvcc refuses {source.name}")

@@ -234,3 +234,44 @@ fn embed_norm_adds_the_tables_that_are_there() {
         }
     }
 }
+
+#[test]
+fn a_row_without_variance_gives_beta_and_not_infinity() {
+    let width = 40;
+    let beta = random(1, width, 1.0);
+    for constant in [0.0, 3.0] {
+        let mut gpu = Gpu::new(Mode::Rough);
+        let hidden = gpu.f16(&vec![constant; width]);
+        let (gamma_at, beta_at) = (gpu.f32(&vec![1.0; width]), gpu.f32(&beta));
+        let args = [
+            Arg::Ptr(hidden),
+            Arg::Null,
+            Arg::Ptr(gamma_at),
+            Arg::Ptr(beta_at),
+            Arg::F32(EPS),
+            Arg::I32(width as i32),
+            Arg::Null,
+            Arg::Ptr(hidden),
+        ];
+        gpu.launch("residual_norm_f16_sm80", 1, block(width), 0, &args);
+        // The f32 mean of 3, 3, ... may be off by a rounding, which 1 / sqrt(eps) enlarges.
+        let error = 3.0 * 8.0 * F32 / f64::from(EPS).sqrt();
+        let expected: Vec<Expected> =
+            beta.iter().map(|b| Expected { value: f64::from(*b), error }).collect();
+        assert_f16(&format!("constant {constant}"), &gpu.read_f16(hidden), &expected);
+    }
+
+    let mut gpu = Gpu::new(Mode::Rough);
+    let (hidden, gamma) = (gpu.f16_zeros(width), gpu.f32(&vec![1.0; width]));
+    let args = [
+        Arg::Ptr(hidden),
+        Arg::Null,
+        Arg::Ptr(gamma),
+        Arg::F32(EPS),
+        Arg::I32(width as i32),
+        Arg::Null,
+        Arg::Ptr(hidden),
+    ];
+    gpu.launch("rms_norm_f16_sm80", 1, block(width), 0, &args);
+    assert_eq!(gpu.read_f16(hidden), vec![0.0; width]);
+}
