@@ -1,0 +1,223 @@
+// What the kernels share: one wrapper for each PTX instruction, swizzled tiles, vectors, reductions.
+//
+// NOTES: the sources compile under nvcc 13, NVRTC 12.9 and 13, and clang 19. So: no host code, no INFINITY,
+// and `extern __shared__` only here (a second declaration becomes a second symbol under NVRTC).
+#pragma once
+
+#include <cuda_fp16.h>
+
+using uint = unsigned int;
+
+// Dynamic shared memory of the one kernel in the file; 16-byte aligned for cp.async and ldmatrix.
+extern __shared__ uint4 smem[];
+
+constexpr uint kFullMask = 0xffffffffu;
+constexpr int kWarp = 32;
+// Halves in a 16-byte vector. Rows of activations and weights begin at multiples of it.
+constexpr int kVector = 8;
+
+// NVRTC has neither INFINITY nor a builtin for it.
+__device__ __forceinline__ float negative_infinity() {
+    return __int_as_float(static_cast<int>(0xff800000u));
+}
+
+// === PTX ===
+
+// NOTES: volatile and the memory clobber keep the order of copies, barriers and fragment loads; the
+// compiler does not know that ldmatrix reads what cp.async wrote.
+
+__device__ __forceinline__ uint shared_address(const void* ptr) {
+    return static_cast<uint>(__cvta_generic_to_shared(ptr));
+}
+
+// Copies 16 bytes past L1; the `16 - bytes` behind the source's end become zeros. With 0 bytes nothing is
+// read, but the address must still be a valid one.
+__device__ __forceinline__ void cp_async_16(uint dst, const void* src, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void cp_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until at most `kPending` of this thread's groups are under way.
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Four 8x8 matrices; lane `i` gives the address of row `i % 8` of matrix `i / 8`.
+__device__ __forceinline__ void ldmatrix_x4(uint (&r)[4], uint address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(uint (&r)[4], uint address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// d += a * b with a [16, 16], b [16, 8]. Lane `i` holds of d: rows `i / 4` and `i / 4 + 8`, columns
+// `i % 4 * 2` and the next.
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint (&a)[4], uint b0, uint b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// 2^x within 2 ulp; 2^-inf is 0. (tanh.approx has no wrapper: its error of 2^-11 doubles that of an fp16.)
+__device__ __forceinline__ float ex2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// 1/x within 1 ulp; 1/inf is 0.
+__device__ __forceinline__ float rcp(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// === Rows and swizzled tiles ===
+
+// Rows times width passes 2^31 at 700,000 tokens of width 3072.
+template <typename T>
+__device__ __forceinline__ T* row_of(T* base, long long row, int stride) {
+    return base + row * stride;
+}
+
+// The 16-byte unit where chunk `chunk` of row `row` lies in a tile of rows of `kChunks` units. The eight
+// rows that one ldmatrix phase reads at the same chunk fall in eight different bank groups.
+template <int kChunks>
+__device__ __forceinline__ int swizzle(int row, int chunk) {
+    static_assert(kChunks % 4 == 0, "a row is a multiple of 64 bytes");
+    // Rows of 128 bytes start at the same bank; rows of 64 or 192 bytes at two in turn.
+    return row * kChunks + (kChunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3));
+}
+
+// Copies `kRows` rows of `kChunks` 16-byte chunks from row `first` of `base` on into a swizzled tile, by a block
+// of `kThreads`; rows at `len` and behind become zeros. Eight lanes that write at once fill all banks: a row
+// of 128 bytes, or two neighbours of 64.
+template <int kRows, int kChunks, int kThreads>
+__device__ __forceinline__ void copy_rows(uint tile, const __half* base, int first, int len,
+                                          int stride) {
+    constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;
+    constexpr int kRowsAtOnce = kThreads / kLanes;
+    static_assert(kRows % kRowsAtOnce == 0, "Invalid tile");
+    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+#pragma unroll
+    for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
+        const int row = static_cast<int>(threadIdx.x) / kLanes + i * kRowsAtOnce;
+        const bool inside = first + row < len;
+        const __half* src = row_of(base, inside ? first + row : 0, stride) + lane * kVector;
+#pragma unroll
+        for (int chunk = 0; chunk < kChunks; chunk += kLanes) {
+            const int unit = swizzle<kChunks>(row, lane + chunk);
+            cp_async_16(tile + static_cast<uint>(unit) * 16, src + chunk * kVector,
+                        inside ? 16 : 0);
+        }
+    }
+}
+
+// === Vectors ===
+
+__device__ __forceinline__ float2 to_float2(uint pair) {
+    return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+}
+
+__device__ __forceinline__ uint to_half2(float lo, float hi) {
+    const __half2 pair = __floats2half2_rn(lo, hi);
+    return *reinterpret_cast<const uint*>(&pair);
+}
+
+__device__ __forceinline__ void to_floats(float (&x)[kVector], const uint4& v) {
+    const uint words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float2 pair = to_float2(words[i]);
+        x[2 * i] = pair.x;
+        x[2 * i + 1] = pair.y;
+    }
+}
+
+__device__ __forceinline__ uint4 to_halves(const float (&x)[kVector]) {
+    return make_uint4(to_half2(x[0], x[1]), to_half2(x[2], x[3]), to_half2(x[4], x[5]),
+                      to_half2(x[6], x[7]));
+}
+
+__device__ __forceinline__ void load_halves(float (&x)[kVector], const __half* ptr) {
+    to_floats(x, *reinterpret_cast<const uint4*>(ptr));
+}
+
+__device__ __forceinline__ void store_halves(__half* ptr, const float (&x)[kVector]) {
+    *reinterpret_cast<uint4*>(ptr) = to_halves(x);
+}
+
+__device__ __forceinline__ void load_floats(float (&x)[kVector], const float* ptr) {
+    const float4 lo = reinterpret_cast<const float4*>(ptr)[0];
+    const float4 hi = reinterpret_cast<const float4*>(ptr)[1];
+    x[0] = lo.x, x[1] = lo.y, x[2] = lo.z, x[3] = lo.w;
+    x[4] = hi.x, x[5] = hi.y, x[6] = hi.z, x[7] = hi.w;
+}
+
+__device__ __forceinline__ void store_floats(float* ptr, const float (&x)[kVector]) {
+    reinterpret_cast<float4*>(ptr)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    reinterpret_cast<float4*>(ptr)[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+
+// === Reductions ===
+
+// A butterfly: every lane gets the same bits, in an order that no data changes.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        x += __shfl_xor_sync(kFullMask, x, offset);
+    }
+    return x;
+}
+
+// The sum over a block of whole warps, at most 32 of them. `partial` has a float for each warp.
+__device__ __forceinline__ float block_sum(float x, float* partial) {
+    x = warp_sum(x);
+    const int num_warps = static_cast<int>(blockDim.x) / kWarp;
+    if (num_warps == 1) {
+        return x;
+    }
+    // The sum before this one may still be read.
+    __syncthreads();
+    if (threadIdx.x % kWarp == 0) {
+        partial[threadIdx.x / kWarp] = x;
+    }
+    __syncthreads();
+    float sum = 0.0f;
+    for (int warp = 0; warp < num_warps; ++warp) {
+        sum += partial[warp];
+    }
+    return sum;
+}
+
+// === Activations ===
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+__device__ __forceinline__ float sigmoid(float x) {
+    return rcp(1.0f + ex2(-kLog2E * x));
+}
+
+__device__ __forceinline__ float gelu_erf(float x) {
+    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+}
+
+// (1 + tanh(u)) / 2 is the sigmoid of 2u, which does not cancel where tanh is near -1.
+__device__ __forceinline__ float gelu_tanh(float x) {
+    const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+    return x * sigmoid(2.0f * u);
+}

@@ -1,0 +1,222 @@
+//! Shared memory of one block, with a shadow that finds races between warps.
+//!
+//! Each byte remembers who wrote and who read it since the last barrier. Two warps that meet at a byte
+//! with no barrier between, one of them writing, are a race whatever order this run gave them.
+//! Lanes of one warp are not told apart.
+
+use super::POISON;
+use crate::fault::{FaultKind, MemoryFault, RaceKind};
+
+/// `writer` of a byte that only atomics wrote: they may meet each other, plain accesses may not.
+const BY_ATOMIC: u8 = 0xfe;
+/// `writer` of a byte that a cp.async will fill: nobody may touch it before its wait.
+const IN_FLIGHT: u8 = 0xfd;
+const NOBODY: u8 = 0xff;
+
+#[derive(Debug, Clone, Copy)]
+struct Shadow {
+    /// The barrier interval of the marks; older marks count for nothing.
+    epoch: u32,
+    /// Warps (at most 32 in a block) that read in this epoch.
+    readers: u32,
+    writer: u8,
+}
+
+const UNTOUCHED: Shadow = Shadow { epoch: 0, readers: 0, writer: NOBODY };
+
+#[derive(Debug)]
+pub struct SharedMemory {
+    data: Vec<u8>,
+    shadow: Vec<Shadow>,
+    epoch: u32,
+    detect_races: bool,
+}
+
+impl SharedMemory {
+    #[must_use]
+    pub fn new(bytes: usize, detect_races: bool) -> Self {
+        let shadow = if detect_races { vec![UNTOUCHED; bytes] } else { Vec::new() };
+        SharedMemory { data: vec![POISON; bytes], shadow, epoch: 1, detect_races }
+    }
+
+    /// As `new`, keeping the allocation: one block follows another.
+    pub fn reset(&mut self) {
+        self.data.fill(POISON);
+        self.shadow.fill(UNTOUCHED);
+        self.epoch = 1;
+    }
+
+    /// A barrier completed: accesses before and after it are ordered.
+    pub fn barrier(&mut self) {
+        self.epoch += 1;
+    }
+
+    fn range(
+        &self,
+        offset: u32,
+        bytes: u32,
+        align: u32,
+    ) -> Result<std::ops::Range<usize>, MemoryFault> {
+        if offset % align != 0 {
+            let (address, align) = (u64::from(offset), u64::from(align));
+            return Err(MemoryFault::Misaligned { address, align });
+        }
+        let (from, size) = (offset as usize, self.data.len());
+        match from.checked_add(bytes as usize) {
+            Some(end) if end <= size => Ok(from..end),
+            _ => Err(MemoryFault::OutOfBounds {
+                offset: u64::from(offset),
+                bytes: u64::from(bytes),
+                size: size as u64,
+            }),
+        }
+    }
+
+    /// # Errors
+    /// Out of bounds, misaligned, a race, or a copy still in flight.
+    pub fn read(
+        &mut self,
+        warp: u8,
+        offset: u32,
+        bytes: u32,
+        align: u32,
+    ) -> Result<&[u8], FaultKind> {
+        let range = self.range(offset, bytes, align)?;
+        if self.detect_races {
+            for at in range.clone() {
+                let epoch = self.epoch;
+                let shadow = &mut self.shadow[at];
+                if shadow.writer == IN_FLIGHT {
+                    return Err(FaultKind::MissingWait { offset: at as u32 });
+                }
+                if shadow.epoch != epoch {
+                    *shadow = Shadow { epoch, readers: 0, writer: NOBODY };
+                } else if shadow.writer != NOBODY && shadow.writer != warp {
+                    return Err(race(RaceKind::ReadAfterWrite, at, shadow.writer));
+                }
+                shadow.readers |= 1 << (warp & 31);
+            }
+        }
+        Ok(&self.data[range])
+    }
+
+    /// # Errors
+    /// As `read`.
+    pub fn write(
+        &mut self,
+        warp: u8,
+        offset: u32,
+        bytes: u32,
+        align: u32,
+    ) -> Result<&mut [u8], FaultKind> {
+        let range = self.range(offset, bytes, align)?;
+        self.mark_written(range.clone(), warp, warp)?;
+        Ok(&mut self.data[range])
+    }
+
+    /// For a read-modify-write that no other warp can split.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn atomic(&mut self, warp: u8, offset: u32, bytes: u32) -> Result<&mut [u8], FaultKind> {
+        let range = self.range(offset, bytes, bytes)?;
+        self.mark_written(range.clone(), warp, BY_ATOMIC)?;
+        Ok(&mut self.data[range])
+    }
+
+    fn mark_written(
+        &mut self,
+        range: std::ops::Range<usize>,
+        warp: u8,
+        mark: u8,
+    ) -> Result<(), FaultKind> {
+        if !self.detect_races {
+            return Ok(());
+        }
+        let epoch = self.epoch;
+        for at in range {
+            let shadow = &mut self.shadow[at];
+            if shadow.writer == IN_FLIGHT {
+                return Err(FaultKind::MissingWait { offset: at as u32 });
+            }
+            if shadow.epoch == epoch {
+                let others = shadow.readers & !(1 << (warp & 31));
+                if others != 0 {
+                    return Err(race(RaceKind::WriteAfterRead, at, others.trailing_zeros() as u8));
+                }
+                if shadow.writer != NOBODY && shadow.writer != warp && shadow.writer != mark {
+                    return Err(race(RaceKind::WriteAfterWrite, at, shadow.writer));
+                }
+                shadow.writer = mark;
+            } else {
+                *shadow = Shadow { epoch, readers: 0, writer: mark };
+            }
+        }
+        Ok(())
+    }
+
+    /// A cp.async begins: its target is poisoned until `finish_copy`.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn start_copy(&mut self, warp: u8, offset: u32, bytes: u32) -> Result<(), FaultKind> {
+        self.write(warp, offset, bytes, bytes)?.fill(POISON);
+        if self.detect_races {
+            for shadow in &mut self.shadow[offset as usize..(offset + bytes) as usize] {
+                shadow.writer = IN_FLIGHT;
+            }
+        }
+        Ok(())
+    }
+
+    /// The wait of the issuing thread lets the data arrive. Bounds were checked by `start_copy`.
+    pub fn finish_copy(&mut self, warp: u8, offset: u32, bytes: &[u8]) {
+        let range = offset as usize..offset as usize + bytes.len();
+        self.data[range.clone()].copy_from_slice(bytes);
+        if self.detect_races {
+            // The write counts from now: others still need a barrier behind the wait.
+            self.shadow[range].fill(Shadow { epoch: self.epoch, readers: 0, writer: warp });
+        }
+    }
+}
+
+fn race(kind: RaceKind, at: usize, other: u8) -> FaultKind {
+    FaultKind::Race { kind, offset: at as u32, other_warp: u32::from(other) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_barrier_orders_two_warps_and_nothing_else_does() {
+        let mut shared = SharedMemory::new(16, true);
+        shared.write(0, 0, 4, 4).unwrap().copy_from_slice(&[1, 2, 3, 4]);
+        assert!(matches!(
+            shared.read(1, 2, 2, 2),
+            Err(FaultKind::Race { kind: RaceKind::ReadAfterWrite, offset: 2, other_warp: 0 })
+        ));
+        assert!(shared.write(1, 4, 4, 4).is_ok(), "neighbours do not race");
+        shared.barrier();
+        assert_eq!(shared.read(1, 0, 4, 4).unwrap(), [1, 2, 3, 4]);
+        let late = shared.write(2, 0, 4, 4).unwrap_err();
+        assert!(matches!(late, FaultKind::Race { kind: RaceKind::WriteAfterRead, .. }));
+    }
+
+    #[test]
+    fn atomics_may_meet_but_no_plain_access_may_join() {
+        let mut shared = SharedMemory::new(8, true);
+        assert!(shared.atomic(0, 0, 4).is_ok() && shared.atomic(1, 0, 4).is_ok());
+        assert!(shared.read(1, 0, 4, 4).is_err());
+    }
+
+    #[test]
+    fn a_copy_in_flight_is_nobodys_to_touch() {
+        let mut shared = SharedMemory::new(32, true);
+        shared.start_copy(0, 16, 16).unwrap();
+        assert_eq!(shared.read(0, 16, 4, 4), Err(FaultKind::MissingWait { offset: 16 }));
+        shared.finish_copy(0, 16, &[7; 16]);
+        assert!(shared.read(0, 16, 4, 4).is_ok());
+        assert!(shared.read(1, 20, 4, 4).is_err(), "the wait alone is no barrier");
+    }
+}

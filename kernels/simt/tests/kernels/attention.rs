@@ -1,0 +1,248 @@
+//! Attention over packed sequences.
+
+use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random};
+use crate::tolerance::{Expected, F16, F32, assert_f16};
+
+/// No bound on that side of a query.
+const ALL: i32 = 1 << 30;
+const TILE: usize = 64;
+/// Every length at which a tile ends or begins.
+const LENS: [usize; 13] = [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 2, 0];
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    head_dim: usize,
+    num_heads: usize,
+    num_kv_heads: usize,
+    left: i32,
+    right: i32,
+    first_only: bool,
+}
+
+impl Case {
+    fn full(head_dim: usize) -> Self {
+        Self { head_dim, num_heads: 2, num_kv_heads: 2, left: ALL, right: ALL, first_only: false }
+    }
+
+    fn qkv_width(&self) -> usize {
+        (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+    }
+
+    fn kernel(&self) -> String {
+        format!("attention_f16_d{}_sm80", self.head_dim)
+    }
+}
+
+/// Queries as a model makes them: scores in base 2 of a few units.
+fn qkv(case: &Case, num_tokens: usize) -> Vec<f32> {
+    random(case.head_dim as u64, num_tokens * case.qkv_width(), 2.0)
+        .chunks(case.head_dim)
+        .enumerate()
+        .flat_map(|(chunk, values)| {
+            let heads = case.num_heads + 2 * case.num_kv_heads;
+            let scale = if chunk % heads < case.num_heads { 0.25 } else { 1.0 };
+            values.iter().map(move |x| x * scale).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The work items: every tile of queries of every sequence, and two that a captured graph would leave over.
+fn items(case: &Case, lens: &[usize]) -> Vec<u32> {
+    let mut items = Vec::new();
+    for (sequence, len) in lens.iter().enumerate() {
+        let queries = if case.first_only { (*len).min(1) } else { *len };
+        for tile in 0..queries.div_ceil(TILE) {
+            items.extend([sequence as u32, tile as u32]);
+        }
+    }
+    items.extend([u32::MAX, 0, u32::MAX, 0]);
+    items
+}
+
+fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
+    let mut gpu = Gpu::new(mode);
+    let cu = cu_seqlens(lens);
+    let items = items(case, lens);
+    let out_rows = if case.first_only { lens.len() } else { cu[lens.len()] as usize };
+    let width = case.num_heads * case.head_dim;
+    let (qkv_at, cu_at, items_at) = (gpu.f16(qkv), gpu.u32(&cu), gpu.u32(&items));
+    let out = gpu.f16(&vec![f32::NAN; out_rows * width]);
+    let args = [
+        Arg::Ptr(qkv_at),
+        Arg::Ptr(cu_at),
+        Arg::Ptr(items_at),
+        Arg::Ptr(out),
+        Arg::I32(case.num_heads as i32),
+        Arg::I32(case.num_kv_heads as i32),
+        Arg::I32(case.qkv_width() as i32),
+        Arg::I32(width as i32),
+        Arg::I32(case.left),
+        Arg::I32(case.right),
+        Arg::I32(i32::from(case.first_only)),
+    ];
+    let grid = (items.len() / 2 * case.num_heads) as u32;
+    gpu.launch_without_conflicts(&case.kernel(), grid, 128, (512 * case.head_dim) as u32, &args);
+    gpu.read_f16(out)
+}
+
+/// One head of one query over the keys that it sees.
+fn attend(query: &[f32], seen: &[(&[f32], &[f32])]) -> Vec<Expected> {
+    let score = |key: &[f32]| {
+        Expected::sum(query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)))
+    };
+    let scores: Vec<Expected> = seen.iter().map(|(key, _)| score(key)).collect();
+    let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s.value - max).exp2()).collect();
+    let sum: f64 = weights.iter().sum();
+    // The error of a weight: that of its score, the exponential's 2 ulp, and the rounding to f16 for the
+    // second product, below 2^-14 to a multiple of 2^-24. The maximum so far is at most 1.
+    let error = |i: usize| {
+        let relative = scores[i].error * 2.0 * std::f64::consts::LN_2 + F16 + 40.0 * F32;
+        weights[i] * relative + F32
+    };
+    (0..query.len())
+        .map(|column| {
+            let values = || seen.iter().map(|(_, value)| f64::from(value[column]));
+            let mixed: f64 = values().zip(&weights).map(|(v, w)| v * w).sum();
+            let bound: f64 = values().enumerate().map(|(i, v)| v.abs() * error(i)).sum();
+            let magnitude: f64 = values().zip(&weights).map(|(v, w)| v.abs() * w).sum();
+            let steps = seen.len() as f64 + 8.0;
+            let value = if seen.is_empty() { 0.0 } else { mixed / sum };
+            let error = if seen.is_empty() { 0.0 } else { (bound + magnitude * F32 * steps) / sum };
+            Expected { value, error: error + value.abs() * F32 * steps }
+        })
+        .collect()
+}
+
+fn expected(case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<Expected> {
+    let cu = cu_seqlens(lens);
+    let group = case.num_heads / case.num_kv_heads;
+    let mut expected = Vec::new();
+    for (sequence, &len) in lens.iter().enumerate() {
+        let part = |token: usize, head: usize| {
+            let row = &qkv[(cu[sequence] as usize + token) * case.qkv_width()..];
+            &row[head * case.head_dim..][..case.head_dim]
+        };
+        let queries = if case.first_only { len.min(1) } else { len };
+        for token in 0..queries {
+            for head in 0..case.num_heads {
+                let key_head = case.num_heads + head / group;
+                let sees =
+                    |key: i32| key >= token as i32 - case.left && key <= token as i32 + case.right;
+                let seen: Vec<_> = (0..len)
+                    .filter(|&key| sees(key as i32))
+                    .map(|key| (part(key, key_head), part(key, key_head + case.num_kv_heads)))
+                    .collect();
+                expected.extend(attend(part(token, head), &seen));
+            }
+        }
+        if case.first_only && len == 0 {
+            // No query wrote this row.
+            let width = case.num_heads * case.head_dim;
+            expected.extend(vec![Expected::exact(0.0); width]);
+        }
+    }
+    expected
+}
+
+#[track_caller]
+fn check(case: Case, lens: &[usize]) {
+    let qkv = qkv(&case, lens.iter().sum());
+    let mut out = run(Mode::Rough, &case, lens, &qkv);
+    if case.first_only {
+        let width = case.num_heads * case.head_dim;
+        for (row, _) in lens.iter().enumerate().filter(|(_, len)| **len == 0) {
+            let row = &mut out[row * width..][..width];
+            assert!(row.iter().all(|x| x.is_nan()), "{case:?}: wrote for an empty sequence");
+            row.fill(0.0);
+        }
+    }
+    assert_f16(&format!("{case:?}"), &out, &expected(&case, lens, &qkv));
+}
+
+#[test]
+fn attention_with_every_head_size_and_edge_length() {
+    for head_dim in [32, 64, 96, 128] {
+        check(Case::full(head_dim), &LENS);
+    }
+}
+
+#[test]
+fn causal_attention_sees_no_later_key() {
+    for head_dim in [32, 64, 96, 128] {
+        check(Case { right: 0, ..Case::full(head_dim) }, &LENS);
+    }
+}
+
+#[test]
+fn a_sliding_window_sees_its_neighbours_only() {
+    // Windows that end within a tile, at its edge, and that leave whole tiles out.
+    for (left, right) in [(0, 0), (3, 3), (64, 64), (16, 0), (1, 70)] {
+        check(Case { left, right, ..Case::full(32) }, &LENS);
+    }
+    check(Case { left: 20, right: 20, ..Case::full(64) }, &[300, 5]);
+}
+
+#[test]
+fn the_first_token_alone_may_ask() {
+    for head_dim in [32, 64, 96, 128] {
+        check(Case { first_only: true, ..Case::full(head_dim) }, &LENS);
+    }
+}
+
+#[test]
+fn query_heads_share_key_heads() {
+    check(Case { num_heads: 6, num_kv_heads: 2, ..Case::full(32) }, &[70, 3]);
+}
+
+#[test]
+fn one_long_sequence_among_many_tiny_ones() {
+    let mut lens = vec![1, 2, 3, 1, 1, 4];
+    lens.insert(3, 400);
+    check(Case::full(64), &lens);
+}
+
+#[test]
+fn attention_does_not_depend_on_batch_mates() {
+    let lens = [7, 129, 1, 64];
+    for case in [Case::full(64), Case { left: 30, right: 30, ..Case::full(64) }] {
+        let qkv = qkv(&case, lens.iter().sum());
+        let together = run(Mode::Plain, &case, &lens, &qkv);
+        let cu = cu_seqlens(&lens);
+        for (i, len) in lens.into_iter().enumerate() {
+            let rows = |width: usize| cu[i] as usize * width..cu[i + 1] as usize * width;
+            let alone = run(Mode::Plain, &case, &[len], &qkv[rows(case.qkv_width())]);
+            assert_eq!(alone, together[rows(case.num_heads * case.head_dim)], "sequence {i}");
+        }
+    }
+}
+
+#[test]
+fn the_first_query_gets_the_same_bits_alone() {
+    let lens = [70, 1, 200];
+    let case = Case::full(64);
+    let qkv = qkv(&case, lens.iter().sum());
+    let all = run(Mode::Plain, &case, &lens, &qkv);
+    let first = run(Mode::Plain, &Case { first_only: true, ..case }, &lens, &qkv);
+    let width = case.num_heads * case.head_dim;
+    for (i, begin) in cu_seqlens(&lens)[..lens.len()].iter().enumerate() {
+        assert_eq!(first[i * width..][..width], all[*begin as usize * width..][..width]);
+    }
+}
+
+#[test]
+fn a_score_far_above_the_rest_does_not_overflow() {
+    let case = Case { num_heads: 1, num_kv_heads: 1, ..Case::full(32) };
+    let len = 130;
+    let mut qkv = qkv(&case, len);
+    // Key 70 meets every query with a score of up to 32 * 30 * 10.
+    for row in qkv.chunks_mut(case.qkv_width()) {
+        row[..32].iter_mut().for_each(|q| *q = q.abs().max(0.125) * 20.0);
+    }
+    for x in &mut qkv[70 * case.qkv_width()..][32..64] {
+        *x = 30.0;
+    }
+    let qkv: Vec<f32> = qkv.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+    let out = run(Mode::Plain, &case, &[len], &qkv);
+    assert_f16("one key wins", &out, &expected(&case, &[len], &qkv));
+}
