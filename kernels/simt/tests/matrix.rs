@@ -153,24 +153,26 @@ fn run_fragments(format: &Format, order: MmaOrder) {
         }));
     }
     let mut machine = Machine::new(Options { mma_order: order, ..Options::default() });
-    let module = machine.load(&fragment_kernel(format.shape, num_a, num_b, 4, "b32")).unwrap();
+    let module = machine
+        .load(&fragment_kernel(format.shape, num_a, num_b, 4, "b32"))
+        .expect("the machine is large enough");
     let args: Vec<Arg> = [&a, &b, &c, &c]
         .into_iter()
         .map(|bytes| {
-            let ptr = machine.alloc(bytes.len() as u64).unwrap();
-            machine.copy_in(ptr, bytes).unwrap();
+            let ptr = machine.alloc(bytes.len() as u64).expect("the machine is large enough");
+            machine.copy_in(ptr, bytes).expect("the machine is large enough");
             Arg::Ptr(ptr)
         })
         .collect();
-    machine.launch(&module, "product", 1, 32, 0, &args).unwrap();
+    machine.launch(&module, "product", 1, 32, 0, &args).expect("the machine is large enough");
     let Arg::Ptr(d) = args[3] else { panic!("an address") };
     let mut out = [0; 512];
-    machine.copy_out(d, &mut out).unwrap();
+    machine.copy_out(d, &mut out).expect("the machine is large enough");
     for (at, value) in out.chunks(4).enumerate() {
         let (lane, i) = (at / 4, at % 4);
         let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
         let exact: i32 = (0..format.k).map(|k| element(row, k, 1) * element(k, column, 2)).sum();
-        let value: [u8; 4] = value.try_into().unwrap();
+        let value: [u8; 4] = value.try_into().expect("the machine is large enough");
         let got = if format.integer {
             i32::from_le_bytes(value) as f32
         } else {
