@@ -4,7 +4,6 @@ use super::{AluFn, lanes, per_int};
 use crate::ptx::ast::Type;
 
 #[must_use]
-#[expect(clippy::too_many_lines, reason = "a table: one line or two an opcode")]
 pub fn select(op: &str, ty: Type) -> Option<AluFn> {
     Some(match (op, ty) {
         ("and", _) => lanes!(|a, b| a & b),

@@ -1,5 +1,10 @@
 //! `set` and `setp`: comparisons with one bit as the result.
 
+#![expect(
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "`ltu` is by definition what `ge` is not: true when a NaN takes part"
+)]
+
 use super::float::f32_of;
 use super::{AluFn, lanes, per_int};
 use crate::ptx::ast::Type;
@@ -21,12 +26,12 @@ macro_rules! select_float {
         match $op {
             "eq" => compare!(|x, y| x == y),
             // Ordered: false when a NaN takes part, unlike Rust's `!=`.
-            "ne" => compare!(|x, y| x < y || x > y),
+            "ne" => compare!(|x, y| !x.is_nan() && !y.is_nan() && x != y),
             "lt" => compare!(|x, y| x < y),
             "le" => compare!(|x, y| x <= y),
             "gt" => compare!(|x, y| x > y),
             "ge" => compare!(|x, y| x >= y),
-            "equ" => compare!(|x, y| !(x < y || x > y)),
+            "equ" => compare!(|x, y| x.is_nan() || y.is_nan() || x == y),
             "neu" => compare!(|x, y| x != y),
             "ltu" => compare!(|x, y| !(x >= y)),
             "leu" => compare!(|x, y| !(x > y)),

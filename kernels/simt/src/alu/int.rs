@@ -5,7 +5,6 @@ use crate::ptx::ast::Type;
 
 /// `op` with the part of a product it keeps, `""` for none: `("mul", "wide")`.
 #[must_use]
-#[expect(clippy::too_many_lines, reason = "a table: one line or two an opcode")]
 pub fn select(op: &str, part: &str, ty: Type) -> Option<AluFn> {
     match (op, part) {
         ("add", "") => per_int!(ty, T, lanes!(|a, b| (a as T).wrapping_add(b as T) as u64)),

@@ -3,6 +3,8 @@
 //! Every function works on all 32 lanes, active or not, and is total: the executor keeps what the
 //! active lanes want. Semantics are those of the PTX manual, section "Instruction Set".
 
+#![allow(clippy::unnecessary_cast, reason = "the table's types include the one cast to")]
+
 pub mod bits;
 pub mod compare;
 pub mod convert;

@@ -91,7 +91,7 @@ impl Touched {
 
 /// The part of a small memory that an access covers.
 fn small(size: usize, offset: u32, bytes: u32) -> Result<std::ops::Range<usize>, MemoryFault> {
-    if offset % bytes != 0 {
+    if !offset.is_multiple_of(bytes) {
         let (address, align) = (u64::from(offset), u64::from(bytes));
         return Err(MemoryFault::Misaligned { address, align });
     }

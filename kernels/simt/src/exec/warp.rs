@@ -55,6 +55,8 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub local_bytes: u32,
     pub copies: Copies,
+    /// The lanes the warp began with: fewer than 32 in the last warp of an uneven block.
+    born: u32,
     groups: Vec<Group>,
     /// Index of the group that runs.
     current: usize,
@@ -73,6 +75,7 @@ impl Warp {
             local: vec![crate::memory::POISON; local_bytes as usize * WARP_LANES],
             local_bytes,
             copies: Copies::default(),
+            born: mask,
             groups: vec![Group { pc: 0, mask, waiting: false }],
             current: 0,
         }
@@ -286,7 +289,8 @@ impl Warp {
         match op {
             // `.aligned`: all threads of the warp, and matrix instructions use all 32 lanes' registers.
             Op::LoadMatrix { .. } | Op::StoreMatrix { .. } | Op::Mma(_) => Some(u32::MAX),
-            Op::Barrier { .. } => Some(self.live()),
+            // The exited too: a barrier some lanes never meet is undefined, and hides a skipped one.
+            Op::Barrier { .. } => Some(self.born),
             Op::Shuffle(shuffle) => Some(self.members(shuffle.members, mask)),
             Op::Vote { members, .. }
             | Op::Elect { members, .. }

@@ -112,7 +112,7 @@ fn locate(address: u64, align: u64) -> Result<(usize, u64), MemoryFault> {
     let Place::Global { id, offset } = address::place(address)? else {
         return Err(MemoryFault::NoSuchAddress { address });
     };
-    if offset % align != 0 {
+    if !offset.is_multiple_of(align) {
         return Err(MemoryFault::Misaligned { address, align });
     }
     Ok((id, offset))

@@ -57,7 +57,7 @@ impl SharedMemory {
         bytes: u32,
         align: u32,
     ) -> Result<std::ops::Range<usize>, MemoryFault> {
-        if offset % align != 0 {
+        if !offset.is_multiple_of(align) {
             let (address, align) = (u64::from(offset), u64::from(align));
             return Err(MemoryFault::Misaligned { address, align });
         }
