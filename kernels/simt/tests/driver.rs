@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use libloading::{Library, Symbol};
 
 const ADD_ONE: &str = ".version 7.8 .target sm_80 .address_size 64
-    .visible .entry add_one(.param .u64 ptr, .param .u32 n) {
+    .visible .entry add_one(.param .u64 ptr, .param .u32 count) {
     .reg .b64 p, o; .reg .b32 i, n, v; .reg .pred out;
-    ld.param.u64 p, [ptr]; ld.param.u32 n, [n]; mov.u32 i, %tid.x;
+    ld.param.u64 p, [ptr]; ld.param.u32 n, [count]; mov.u32 i, %tid.x;
     setp.ge.u32 out, i, n; @out ret;
     mul.wide.u32 o, i, 4; add.s64 p, p, o;
     ld.global.u32 v, [p]; add.s32 v, v, 1; st.global.u32 [p], v; ret; }";

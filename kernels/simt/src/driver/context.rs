@@ -145,7 +145,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(ctx: *mut Handle, _device: c_i
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> CuResult {
-    with("cuDevicePrimaryCtxRelease_v2", |driver| driver.synchronize_all())
+    with("cuDevicePrimaryCtxRelease_v2", super::state::Driver::synchronize_all)
 }
 
 /// # Safety
@@ -173,7 +173,7 @@ pub unsafe extern "C" fn cuCtxGetCurrent(ctx: *mut Handle) -> CuResult {
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize() -> CuResult {
-    with("cuCtxSynchronize", |driver| driver.synchronize_all())
+    with("cuCtxSynchronize", super::state::Driver::synchronize_all)
 }
 
 fn text(
