@@ -28,6 +28,7 @@
 
 pub mod alu;
 pub mod counters;
+pub mod driver;
 mod exec;
 pub mod fault;
 pub mod lower;

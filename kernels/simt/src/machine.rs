@@ -198,6 +198,24 @@ impl Machine {
     }
 
     /// # Errors
+    /// Either range is not wholly inside a living allocation.
+    pub fn copy(&mut self, dst: DevicePtr, src: DevicePtr, bytes: u64) -> Result<(), MemoryFault> {
+        let data = self.memory.read(src.0, bytes, 1)?.to_vec();
+        self.copy_in(dst, &data)
+    }
+
+    /// Fills `count` elements with the bytes of one.
+    ///
+    /// # Errors
+    /// As `copy_in`.
+    pub fn fill(&mut self, ptr: DevicePtr, element: &[u8], count: u64) -> Result<(), MemoryFault> {
+        let bytes = count.saturating_mul(element.len() as u64);
+        let target = self.memory.write(ptr.0, bytes, element.len() as u64)?;
+        target.chunks_mut(element.len().max(1)).for_each(|chunk| chunk.copy_from_slice(element));
+        Ok(())
+    }
+
+    /// # Errors
     /// Not the start of a living allocation.
     pub fn free(&mut self, ptr: DevicePtr) -> Result<(), MemoryFault> {
         self.memory.free(ptr)
@@ -230,23 +248,28 @@ impl Machine {
         dynamic_shared_bytes: u32,
         args: &[Arg],
     ) -> Result<Counters, Fault> {
-        let (grid, block) = (grid.into(), block.into());
-        let refuse = |line: u32, kind: FaultKind| Fault {
-            kernel: kernel.to_string(),
-            line,
-            instruction: String::new(),
-            block: Dim3::from((0, 0, 0)),
-            thread: Dim3::from((0, 0, 0)),
-            kind,
-        };
-        let lowered = module
-            .kernel(kernel)
-            .map_err(|error| refuse(error.line, FaultKind::Unsupported { what: error.what }))?;
-        let params = pack(lowered, args)
-            .and_then(|params| {
-                self.check_launch(lowered, grid, block, dynamic_shared_bytes).map(|()| params)
-            })
-            .map_err(|what| refuse(0, FaultKind::Launch { what }))?;
+        let lowered = module.kernel(kernel).map_err(|error| {
+            refuse(kernel, error.line, FaultKind::Unsupported { what: error.what })
+        })?;
+        let params =
+            pack(lowered, args).map_err(|what| refuse(kernel, 0, FaultKind::Launch { what }))?;
+        self.launch_packed(lowered, grid.into(), block.into(), dynamic_shared_bytes, &params)
+    }
+
+    /// As `launch`, with the parameter block as the kernel sees it.
+    ///
+    /// # Errors
+    /// As `launch`.
+    pub fn launch_packed(
+        &mut self,
+        kernel: &Kernel,
+        grid: Dim3,
+        block: Dim3,
+        dynamic_shared_bytes: u32,
+        params: &[u8],
+    ) -> Result<Counters, Fault> {
+        self.check_launch(kernel, grid, block, dynamic_shared_bytes)
+            .map_err(|what| refuse(&kernel.name, 0, FaultKind::Launch { what }))?;
         let settings = Settings {
             seed: self.options.seed,
             max_instructions: self.options.max_instructions,
@@ -254,18 +277,16 @@ impl Machine {
             perturb_approximations: self.options.perturb_approximations,
             mma_order: self.options.mma_order,
         };
-        let launch = Launch {
-            kernel: lowered,
-            grid,
-            block,
-            dynamic_shared_bytes,
-            params: &params,
-            settings: &settings,
-        };
+        let launch =
+            Launch { kernel, grid, block, dynamic_shared_bytes, params, settings: &settings };
         exec::run(&launch, &mut self.memory)
     }
 
-    fn check_launch(
+    /// Whether a device would take the launch at all.
+    ///
+    /// # Errors
+    /// The limit that is passed.
+    pub fn check_launch(
         &self,
         kernel: &Kernel,
         grid: Dim3,
@@ -294,6 +315,18 @@ impl Machine {
             return Err(format!("{shared} bytes of shared memory, {limit} at most"));
         }
         Ok(())
+    }
+}
+
+fn refuse(kernel: &str, line: u32, kind: FaultKind) -> Fault {
+    let nowhere = Dim3 { x: 0, y: 0, z: 0 };
+    Fault {
+        kernel: kernel.to_string(),
+        line,
+        instruction: String::new(),
+        block: nowhere,
+        thread: nowhere,
+        kind,
     }
 }
 
