@@ -66,14 +66,14 @@ impl Gpu {
     }
 
     fn upload(&mut self, bytes: &[u8]) -> Buffer {
-        let ptr = self.machine.alloc(bytes.len().max(1) as u64).unwrap();
-        self.machine.copy_in(ptr, bytes).unwrap();
+        let ptr = self.machine.alloc(bytes.len().max(1) as u64).expect("a GiB is enough");
+        self.machine.copy_in(ptr, bytes).expect("it fits");
         Buffer { ptr, bytes: bytes.len() }
     }
 
     fn download(&self, buffer: Buffer) -> Vec<u8> {
         let mut bytes = vec![0; buffer.bytes];
-        self.machine.copy_out(buffer.ptr, &mut bytes).unwrap();
+        self.machine.copy_out(buffer.ptr, &mut bytes).expect("it is alive");
         bytes
     }
 
@@ -123,7 +123,8 @@ impl Gpu {
         let path = folder.join(format!("{kernel}.ptx"));
         let ptx = std::fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let module = self.machine.load(&ptx).unwrap();
+        let module =
+            self.machine.load(&ptx).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let args: Vec<simt::Arg> = args.iter().map(|arg| arg.lower()).collect();
         match self.machine.launch(&module, kernel, grid, block, smem_bytes, &args) {
             Ok(counters) => counters,

@@ -67,7 +67,7 @@ fn assert_within(
     };
     let wrong: Vec<usize> = (0..out.len()).filter(|&i| excess(i) > 1.0).collect();
     let Some(&first) = wrong.first() else { return };
-    let worst = *wrong.iter().max_by(|&&a, &&b| excess(a).total_cmp(&excess(b))).unwrap();
+    let worst = wrong.iter().fold(first, |a, &b| if excess(b) > excess(a) { b } else { a });
     panic!(
         "{what}: {} of {} elements are off; first [{first}] {} for {:?}, worst [{worst}] {} for {:?}",
         wrong.len(),
