@@ -2,6 +2,9 @@
 //!
 //! Inputs are rounded to f16 first, so a difference is the kernel's. Nothing here has run on a GPU.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 mod attention;
 mod gemm;
 mod gpu;
