@@ -27,7 +27,7 @@ use crate::rerank::{Options, Service};
 ///
 /// Examples:
 ///   rerankd rerank "how do I undo a commit" docs/*.md
-///   grep -r TODO src | rerankd rerank "error handling" --top-n 5
+///   grep -rn retry src | rerankd rerank "when to try again" --top-n 5
 ///   rerankd rerank "capital of France" passages.jsonl --json
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
