@@ -7,7 +7,7 @@ mod fake;
 mod figures;
 mod files;
 mod servers;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the serving tests, of which each uses a part")]
 #[path = "../serving/support.rs"]
 mod support;
 
