@@ -21,13 +21,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(&files)?;
     let peak = peak_gflops();
     for threads in [1, std::thread::available_parallelism()?.get()] {
-        let mut model =
-            load(&files, &LoadOptions { threads: NonZeroUsize::new(threads), isa: None })?;
-        println!(
-            "{threads} threads, {}: peak {:.0} GFLOP/s",
-            model.isa.name(),
-            peak * threads as f64
-        );
+        let threads_wanted = NonZeroUsize::new(threads);
+        let options = LoadOptions { threads: threads_wanted, ..LoadOptions::default() };
+        let mut model = load(&files, &options)?;
+        let scorer = &mut model.scorers[0];
+        println!("{threads} threads, {}: peak {:.0} GFLOP/s", model.device, peak * threads as f64);
         for (name, lens) in mixes() {
             let mut batch = Packed::with_capacity(0, 0);
             for len in &lens {
@@ -37,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             let mut out = vec![0.0; lens.len() * model.width];
             let mut score = || {
-                model.scorer.score(&batch, &mut out).expect("the bench's batch is valid");
+                scorer.score(&batch, &mut out).expect("the bench's batch is valid");
             };
             let time = best_time(RUNS, &mut score);
             let cpu_time = best_cpu_time(RUNS, &mut score);

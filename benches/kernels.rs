@@ -4,6 +4,7 @@ mod measure;
 
 use measure::{best_time, gflops, peak_gflops};
 use rerankd::engine::cpu::{Cpu, Isa};
+use rerankd::engine::packed::Packed;
 use rerankd::engine::{Backend, Epilogue, LinearInit, NormInit, Queries};
 
 const ROWS: usize = 256;
@@ -29,30 +30,35 @@ fn main() {
             ("output 384x1536", HIDDEN, 4 * HIDDEN, Epilogue::Bias),
         ] {
             let weight: Vec<f32> = (0..n * k).map(|i| (i % 17) as f32 * 0.01 - 0.08).collect();
-            let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &vec![0.1; n], n, k });
-            let (mut x, mut out) = (cpu.rows(ROWS, k), cpu.rows(ROWS, n));
+            let init = LinearInit { weight: &weight, bias: &vec![0.1; n], n, k };
+            let w = cpu.prepare_linear(&init).expect("memory");
+            let [mut x, mut out] = [k, n].map(|width| cpu.rows(ROWS, width).expect("memory"));
             fill(&mut x);
             report(name, (2 * ROWS * n * k) as f64, &mut || cpu.linear(&x, &w, epilogue, &mut out));
         }
         for len in [32, 128, 512] {
             let rows = ROWS.max(len);
-            let (mut qkv, mut out) = (cpu.rows(rows, 3 * HIDDEN), cpu.rows(rows, HIDDEN));
+            let [mut qkv, mut out] =
+                [3 * HIDDEN, HIDDEN].map(|width| cpu.rows(rows, width).expect("memory"));
             qkv.set_rows(rows);
-            let cu_seqlens: Vec<u32> = (0..=rows / len).map(|i| (i * len) as u32).collect();
-            let mut scratch = cpu.scratch(512, HIDDEN / HEADS);
+            let mut batch = Packed::with_capacity(rows, rows / len);
+            (0..rows / len).for_each(|_| batch.push(&vec![0; len], len));
+            let mut scratch = cpu.scratch(512, HIDDEN / HEADS).expect("memory");
             report(
                 &format!("attention, {len} tokens"),
                 (4 * rows * len * HIDDEN) as f64,
                 &mut || {
-                    cpu.attention(&qkv, &cu_seqlens, Queries::All, HEADS, &mut scratch, &mut out);
+                    cpu.attention(&qkv, &batch, Queries::All, HEADS, &mut scratch, &mut out);
                 },
             );
         }
-        let (mut hidden, mut update) = (cpu.rows(ROWS, HIDDEN), cpu.rows(ROWS, HIDDEN));
+        let [mut hidden, mut update] =
+            [HIDDEN; 2].map(|width| cpu.rows(ROWS, width).expect("memory"));
         fill(&mut hidden);
         fill(&mut update);
         let ones = vec![1.0; HIDDEN];
-        let norm = cpu.prepare_norm(&NormInit { gamma: &ones, beta: &ones, eps: 1e-12 });
+        let init = NormInit { gamma: &ones, beta: &ones, eps: 1e-12 };
+        let norm = cpu.prepare_norm(&init).expect("memory");
         let time = best_time(RUNS, || cpu.residual_norm(&mut hidden, &update, &norm));
         println!(
             "  residual norm                {:7.2} ns/element",

@@ -37,19 +37,24 @@ pub struct ModelSettings {
     /// Branch, tag or commit of a Hugging Face model [default: main]
     #[arg(long, env = "RERANKD_REVISION")]
     pub revision: Option<String>,
-    /// Where to compute: auto or cpu [default: auto]
+    /// Where to compute: auto, cpu, or cuda (every GPU that CUDA_VISIBLE_DEVICES leaves); auto takes GPUs
+    /// if there are any [default: auto]
     #[arg(long, env = "RERANKD_DEVICE")]
     pub device: Option<Device>,
-    /// Precision: auto or f32 [default: auto]
+    /// Precision: auto, f32 (CPU) or f16 (GPU) [default: auto]
     #[arg(long, env = "RERANKD_DTYPE")]
     pub dtype: Option<Dtype>,
     /// Cores the engine computes on [default: all this process may use]
     #[arg(long, env = "RERANKD_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Tokens in one batch; at least the longest sequence of the model [default: 1024 a thread,
-    /// 2048 or more]
+    /// Tokens in one batch; at least the longest sequence of the model [default: 16384 on a GPU, else
+    /// 1024 a thread, 2048 or more]
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
+    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends
+    /// [default: 30000]
+    #[arg(long, env = "RERANKD_DEVICE_TIMEOUT_MS", value_name = "MS")]
+    pub device_timeout_ms: Option<u64>,
 }
 
 /// What `serve` needs beside the model.
@@ -122,6 +127,7 @@ pub enum Device {
     #[default]
     Auto,
     Cpu,
+    Cuda,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -130,6 +136,7 @@ pub enum Dtype {
     #[default]
     Auto,
     F32,
+    F16,
 }
 
 /// The model's part of the configuration.
@@ -141,6 +148,16 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     pub threads: usize,
     pub max_batch_tokens: usize,
+    pub device_timeout: Duration,
+}
+
+/// What the defaults depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// Cores this process may use.
+    pub threads: usize,
+    /// Whether the model will run on a GPU.
+    pub has_gpu: bool,
 }
 
 /// The whole configuration of a server.
@@ -166,14 +183,22 @@ pub struct Config {
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
 /// activations of each core stay in its cache; a larger one only makes newcomers wait longer.
 const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 1024;
+/// Enough rows for several waves of tiles on the largest card.
+const DEFAULT_BATCH_TOKENS_ON_GPU: usize = 16_384;
 
 impl ModelConfig {
     /// # Errors
     /// A setting out of range, by its name.
-    pub fn new(settings: ModelSettings, available_threads: usize) -> Result<Self, ConfigError> {
-        let threads = at_least(1, "threads", settings.threads.unwrap_or(available_threads))?;
-        let by_threads = DEFAULT_BATCH_TOKENS_PER_THREAD * threads;
-        let max_batch_tokens = settings.max_batch_tokens.unwrap_or(by_threads.max(2048));
+    pub fn new(settings: ModelSettings, machine: Machine) -> Result<Self, ConfigError> {
+        let threads = at_least(1, "threads", settings.threads.unwrap_or(machine.threads))?;
+        let default_batch_tokens = if machine.has_gpu {
+            DEFAULT_BATCH_TOKENS_ON_GPU
+        } else {
+            (DEFAULT_BATCH_TOKENS_PER_THREAD * threads).max(2048)
+        };
+        let max_batch_tokens = settings.max_batch_tokens.unwrap_or(default_batch_tokens);
+        let timeout_ms = settings.device_timeout_ms.unwrap_or(30_000);
+        at_least(1, "device-timeout-ms", timeout_ms as usize)?;
         Ok(Self {
             model: settings.model.unwrap_or_else(|| "default".into()),
             revision: settings.revision,
@@ -181,6 +206,7 @@ impl ModelConfig {
             dtype: settings.dtype.unwrap_or_default(),
             threads,
             max_batch_tokens: at_least(64, "max-batch-tokens", max_batch_tokens)?,
+            device_timeout: Duration::from_millis(timeout_ms),
         })
     }
 }
@@ -191,9 +217,9 @@ impl Config {
     pub fn new(
         model: ModelSettings,
         serve: ServeSettings,
-        available_threads: usize,
+        machine: Machine,
     ) -> Result<Self, ConfigError> {
-        let model = ModelConfig::new(model, available_threads)?;
+        let model = ModelConfig::new(model, machine)?;
         let limits = Limits {
             max_batch_tokens: model.max_batch_tokens,
             max_batch_sequences: at_least(
@@ -213,7 +239,7 @@ impl Config {
         if default_timeout > max_timeout {
             return Err(ConfigError::new("default-timeout-ms", "is above max-timeout-ms"));
         }
-        let half_the_cores = (available_threads / 2).max(1);
+        let half_the_cores = (machine.threads / 2).max(1);
         Ok(Self {
             model,
             listen: SocketAddr::new(
@@ -292,7 +318,7 @@ impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
-        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens)
+        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, device_timeout_ms)
     }
 }
 

@@ -120,6 +120,26 @@ impl Error {
     }
 }
 
+/// The device failed. What was computed on it since the last good result does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("device fault: {message}")]
+pub struct DeviceError {
+    pub message: String,
+    /// The device answers nothing any more: only a new process gets it back.
+    pub lost: bool,
+}
+
+impl DeviceError {
+    /// A fault after which the device may be used again.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), lost: false }
+    }
+
+    pub fn lost(message: impl Into<String>) -> Self {
+        Self { message: message.into(), lost: true }
+    }
+}
+
 /// Why a model could not be loaded. Every variant names the file, and the field or tensor in it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -135,6 +155,8 @@ pub enum ModelError {
     Unsupported { file: String, part: String, message: String },
     #[error("cannot fetch '{model}' from {endpoint}: {message}")]
     Hub { model: String, endpoint: String, message: String },
+    #[error("cannot load the model onto the device: {0}")]
+    Device(DeviceError),
     /// The weights load but do not give the scores the model's golden pairs promise.
     #[error("{model}: golden pair {index} gives {got}, not {expected} (tolerance {tolerance})")]
     Golden { model: String, index: usize, got: f32, expected: f32, tolerance: f32 },

@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use tokio::sync::Notify;
+
+use crate::error::DeviceError;
+
 /// Faults in a row after which the device is not trusted with more requests. One may be a
 /// pathological batch; three batches in a row share nothing but the device.
 const MAX_CONSECUTIVE_FAULTS: u32 = 3;
@@ -12,21 +16,27 @@ pub struct Health {
     started: AtomicBool,
     draining: AtomicBool,
     consecutive_faults: AtomicU32,
+    is_lost: AtomicBool,
+    lost: Notify,
 }
 
 /// Starting => Ready when the golden pairs match; Ready => Faulty after three lost batches, and back after
-/// a good one; any => Draining on SIGTERM, for good.
+/// a good one; any => Lost when a device answers nothing more; any => Draining on SIGTERM. The last two are
+/// for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Starting,
     Ready,
     Faulty,
+    Lost,
     Draining,
 }
 
 impl Health {
     pub fn state(&self) -> State {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_lost() {
+            State::Lost
+        } else if self.draining.load(Ordering::Acquire) {
             State::Draining
         } else if !self.started.load(Ordering::Acquire) {
             State::Starting
@@ -51,13 +61,27 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// The device finished a batch, well or not.
-    pub fn device_ran(&self, well: bool) {
-        if well {
+    /// A device finished a batch, well or with this fault.
+    pub fn device_ran(&self, fault: Option<&DeviceError>) {
+        let Some(fault) = fault else {
             self.consecutive_faults.store(0, Ordering::Release);
-        } else {
-            self.consecutive_faults.fetch_add(1, Ordering::AcqRel);
+            return;
+        };
+        self.consecutive_faults.fetch_add(1, Ordering::AcqRel);
+        if fault.lost {
+            self.is_lost.store(true, Ordering::Release);
+            self.lost.notify_one();
         }
+    }
+
+    /// Whether only a new process can serve again.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    /// Ready when a device is lost. For one waiter.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
     }
 }
 
@@ -68,6 +92,7 @@ impl State {
             Self::Starting => "the model is loading",
             Self::Ready => "",
             Self::Faulty => "the device keeps failing",
+            Self::Lost => "the device is lost and the server is ending",
             Self::Draining => "the server is shutting down",
         }
     }

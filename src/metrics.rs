@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::error::Error;
+use crate::error::{DeviceError, Error};
 use crate::request::{RerankResponse, Stamps};
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
@@ -117,7 +117,7 @@ pub struct Outcome {
     /// Token rows the device computed to fill a bucket.
     pub padding_tokens: usize,
     /// What the device did wrong, in words for the log.
-    pub fault: Option<String>,
+    pub fault: Option<DeviceError>,
 }
 
 /// What a sweep of the queue removed.

@@ -12,8 +12,12 @@ use std::path::Path;
 fn model(isa: Isa, threads: usize) -> Box<dyn Scorer> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
     let files = ModelFiles::open_folder(&folder).expect("the folder");
-    let options = LoadOptions { isa: Some(isa), threads: NonZeroUsize::new(threads) };
-    load(&files, &options).expect("the model").scorer
+    let options = LoadOptions {
+        isa: Some(isa),
+        threads: NonZeroUsize::new(threads),
+        ..LoadOptions::default()
+    };
+    load(&files, &options).expect("the model").scorers.remove(0)
 }
 
 fn score(model: &mut dyn Scorer, batch: &Packed) -> Vec<u32> {

@@ -55,8 +55,10 @@ fn score(name: &str, folder: &str, isa: Isa) -> Scored {
         golden = golden.into_iter().step_by(9).collect();
     }
     let files = ModelFiles::open_folder(&root.join(folder)).unwrap();
-    let options = LoadOptions { isa: Some(isa), threads: NonZeroUsize::new(2) };
-    let Prepared { encoder, mut scorer, .. } = prepare(&files, &options).unwrap();
+    let options =
+        LoadOptions { isa: Some(isa), threads: NonZeroUsize::new(2), ..LoadOptions::default() };
+    let Prepared { encoder, mut scorers, .. } = prepare(&files, &options).unwrap();
+    let scorer = &mut scorers[0];
     let pairs = golden.iter().map(|g| (g.query.clone(), g.document.clone())).collect();
     let tokenized = encoder.tokenize(&Inputs::Pairs(pairs), &Truncation::default()).unwrap();
     let mut packed = Packed::with_capacity(0, 0);

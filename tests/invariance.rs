@@ -22,7 +22,7 @@ use rerankd::rerank::{Options, Service, prepare};
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
     let files = ModelFiles::open_folder(&folder).unwrap();
-    let options = LoadOptions { threads: NonZeroUsize::new(threads), isa: None };
+    let options = LoadOptions { threads: NonZeroUsize::new(threads), ..LoadOptions::default() };
     let health = Arc::new(Health::default());
     health.started();
     Service::start(

@@ -18,7 +18,7 @@ fn values(seed: u64, len: usize) -> Vec<f32> {
 }
 
 fn rows(cpu: &Cpu, num_rows: usize, width: usize, values: &[f32]) -> Rows {
-    let mut rows = cpu.rows(num_rows, width);
+    let mut rows = cpu.rows(num_rows, width).unwrap();
     rows.set_rows(num_rows);
     for (i, values) in values.chunks_exact(width).enumerate() {
         rows.row_mut(i).copy_from_slice(values);
@@ -28,7 +28,7 @@ fn rows(cpu: &Cpu, num_rows: usize, width: usize, values: &[f32]) -> Rows {
 
 fn read(cpu: &Cpu, rows: &Rows) -> Vec<f32> {
     let mut out = vec![0.0; rows.num_rows() * rows.width()];
-    cpu.read(rows, &mut out);
+    cpu.read(rows, &mut out).unwrap();
     out
 }
 
@@ -69,24 +69,24 @@ const EPILOGUES: [Epilogue; 5] = [
 
 fn linear(cpu: &Cpu, m: usize, n: usize, k: usize, epilogue: Epilogue, seed: u64) -> Vec<f32> {
     let (weight, bias) = (values(seed, n * k), values(seed + 1, n));
-    let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k });
+    let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
     let x = rows(cpu, m, k, &values(seed + 2, m * k));
-    let mut out = cpu.rows(m, n);
+    let mut out = cpu.rows(m, n).unwrap();
     cpu.linear(&x, &w, epilogue, &mut out);
     read(cpu, &out)
 }
 
 fn attention(cpu: &Cpu, lens: &[usize], heads: usize, dim: usize, seed: u64) -> [Vec<f32>; 2] {
-    let num_tokens = lens.iter().sum();
-    let mut cu_seqlens = vec![0u32];
-    lens.iter().for_each(|len| cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + *len as u32));
+    let mut batch = Packed::with_capacity(0, lens.len());
+    lens.iter().for_each(|len| batch.push(&vec![0; *len], *len));
+    let num_tokens = batch.num_tokens();
     let width = 3 * heads * dim;
     let scaled: Vec<f32> = values(seed, num_tokens * width).iter().map(|x| x * 3.0).collect();
     let qkv = rows(cpu, num_tokens, width, &scaled);
-    let mut scratch = cpu.scratch(lens.iter().copied().max().unwrap_or(1), dim);
+    let mut scratch = cpu.scratch(lens.iter().copied().max().unwrap_or(1), dim).unwrap();
     [Queries::All, Queries::First].map(|queries| {
-        let mut out = cpu.rows(num_tokens, heads * dim);
-        cpu.attention(&qkv, &cu_seqlens, queries, heads, &mut scratch, &mut out);
+        let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
+        cpu.attention(&qkv, &batch, queries, heads, &mut scratch, &mut out);
         read(cpu, &out)
     })
 }
@@ -129,7 +129,7 @@ proptest! {
     ) {
         let norm = |cpu: &Cpu| {
             let (gamma, beta) = (values(seed, width), values(seed + 1, width));
-            let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-5 });
+            let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
             let mut hidden = rows(cpu, m, width, &values(seed + 2, m * width));
             let update = rows(cpu, m, width, &values(seed + 3, m * width));
             cpu.residual_norm(&mut hidden, &update, &norm);
@@ -150,12 +150,12 @@ proptest! {
         for isa in Isa::available() {
             let cpu = Cpu::with_isa(isa).expect("available");
             let (weight, bias) = (values(seed, n * k), values(seed + 1, n));
-            let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k });
+            let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
             let x = values(seed + 2, m * k);
-            let mut together = cpu.rows(m, n);
+            let mut together = cpu.rows(m, n).unwrap();
             cpu.linear(&rows(&cpu, m, k, &x), &w, Epilogue::BiasGelu, &mut together);
             for i in 0..m {
-                let mut alone = cpu.rows(1, n);
+                let mut alone = cpu.rows(1, n).unwrap();
                 let row = rows(&cpu, 1, k, &x[i * k..][..k]);
                 cpu.linear(&row, &w, Epilogue::BiasGelu, &mut alone);
                 let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -175,10 +175,10 @@ fn activations_are_within_one_millionth() {
     for isa in Isa::available() {
         let cpu = Cpu::with_isa(isa).expect("available");
         let init = LinearInit { weight: &identity, bias: &vec![0.0; n], n, k: n };
-        let w = cpu.prepare_linear(&init);
+        let w = cpu.prepare_linear(&init).unwrap();
         let x = rows(&cpu, grid.len() / n, n, &grid);
         for epilogue in EPILOGUES {
-            let mut out = cpu.rows(grid.len() / n, n);
+            let mut out = cpu.rows(grid.len() / n, n).unwrap();
             cpu.linear(&x, &w, epilogue, &mut out);
             for (x, y) in grid.iter().zip(read(&cpu, &out)) {
                 let expected = exact(epilogue, f64::from(*x));
@@ -223,17 +223,18 @@ fn embeddings_pooling_and_length_give_the_reference() {
     group.push(&[1, 2, 3], 2);
     group.push(&[9, 0, 4, 5, 6], 1);
     let run = |cpu: &Cpu, pooling: Pooling| {
-        let embeddings = cpu.prepare_embeddings(EmbeddingsInit {
+        let init = EmbeddingsInit {
             words: values(1, vocab * hidden_size),
             types: values(2, 2 * hidden_size),
             positions: values(3, 8 * hidden_size),
             hidden_size,
-        });
+        };
+        let embeddings = cpu.prepare_embeddings(init).unwrap();
         let (gamma, beta) = (values(4, hidden_size), values(5, hidden_size));
-        let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-12 });
-        let (mut hidden, mut pooled) = (cpu.rows(8, hidden_size), cpu.rows(8, hidden_size));
+        let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-12 }).unwrap();
+        let [mut hidden, mut pooled] = [8, 8].map(|n| cpu.rows(n, hidden_size).unwrap());
         cpu.embed_norm(&group, &embeddings, &norm, &mut hidden);
-        cpu.pool(&hidden, &group.cu_seqlens, pooling, &mut pooled);
+        cpu.pool(&hidden, &group, pooling, &mut pooled);
         cpu.normalize(&mut pooled);
         read(cpu, &pooled)
     };
@@ -265,7 +266,7 @@ fn attention_survives_extreme_scores() {
     for isa in Isa::available() {
         let cpu = Cpu::with_isa(isa).expect("available");
         let (dim, len) = (8, 20);
-        let mut qkv = cpu.rows(len, 3 * dim);
+        let mut qkv = cpu.rows(len, 3 * dim).unwrap();
         qkv.set_rows(len);
         for t in 0..len {
             let row = qkv.row_mut(t);
@@ -273,9 +274,11 @@ fn attention_survives_extreme_scores() {
             row[dim..2 * dim].fill(if t == 7 { 1e4 } else { -1e4 });
             row[2 * dim..].fill(t as f32);
         }
-        let (mut scratch, mut out) = (cpu.scratch(len, dim), cpu.rows(len, dim));
-        let bounds = [0, len as u32];
-        cpu.attention(&qkv, &bounds, Queries::All, 1, &mut scratch, &mut out);
+        let mut scratch = cpu.scratch(len, dim).unwrap();
+        let mut out = cpu.rows(len, dim).unwrap();
+        let mut batch = Packed::with_capacity(len, 1);
+        batch.push(&vec![0; len], len);
+        cpu.attention(&qkv, &batch, Queries::All, 1, &mut scratch, &mut out);
         assert!(read(&cpu, &out).iter().all(|x| (x - 7.0).abs() < 1e-5), "{isa:?}");
     }
 }

@@ -158,7 +158,7 @@ fn a_shape_that_is_not_the_configs_names_both() {
     let weights = std::fs::read(source.join(FILE)).unwrap();
     let folder = folder(&[("config.json", config.as_bytes()), (FILE, &weights)]);
     let files = ModelFiles::open_folder(folder.path()).unwrap();
-    let options = LoadOptions { threads: NonZeroUsize::new(1), isa: None };
+    let options = LoadOptions { threads: NonZeroUsize::new(1), ..LoadOptions::default() };
     let error = load(&files, &options).unwrap_err();
     assert_names(&error, &[FILE, "intermediate.dense.weight", "160", "96"]);
 }

@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workload: Workload = serde_json::from_slice(&std::fs::read(workload)?)?;
     let files = ModelFiles::open_folder(Path::new(folder))?;
     let threads: NonZeroUsize = threads.parse()?;
-    let mut model = prepare(&files, &LoadOptions { threads: Some(threads), isa: None })?;
+    let options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
+    let mut model = prepare(&files, &options)?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -72,6 +73,6 @@ fn score(
         batch.push(input_ids, first_segment_len);
     }
     let mut logits = vec![0.0; batch.num_sequences()];
-    model.scorer.score(&batch, &mut logits)?;
+    model.scorers[0].score(&batch, &mut logits)?;
     Ok(logits)
 }

@@ -10,7 +10,7 @@ use super::queue::{Entry, Queue};
 use super::{Batch, Rate};
 use crate::metrics::Swept;
 
-/// One batch on the device and one laid out behind it. A third would only add latency.
+/// Of each device: one batch on it and one laid out behind it. A third would only add latency.
 pub const MAX_IN_FLIGHT: usize = 2;
 
 /// What the driver should do next.
@@ -30,22 +30,25 @@ pub struct Batcher {
     queue: Queue,
     limits: Limits,
     rate: Rate,
+    num_devices: usize,
     in_flight: usize,
 }
 
 impl Batcher {
-    pub fn new(limits: Limits, rate: Rate) -> Self {
-        Self { queue: Queue::default(), limits, rate, in_flight: 0 }
+    /// `rate` is that of all devices together.
+    pub fn new(limits: Limits, rate: Rate, num_devices: usize) -> Self {
+        Self { queue: Queue::default(), limits, rate, num_devices, in_flight: 0 }
     }
 
     pub fn submit(&mut self, entry: Entry) {
         self.queue.push(entry);
     }
 
-    /// A batch of `num_tokens` came back after `took` on the device.
+    /// A batch of `num_tokens` came back after `took` on its device.
     pub fn batch_done(&mut self, num_tokens: usize, took: Duration) {
         self.in_flight -= 1;
-        self.rate.observe(num_tokens, took);
+        // The other devices did as much meanwhile, if they had work at all.
+        self.rate.observe(num_tokens * self.num_devices, took);
     }
 
     pub fn in_flight(&self) -> usize {
@@ -64,10 +67,11 @@ impl Batcher {
 
     fn next(&mut self, now: Instant) -> Step {
         let wait = self.queue.next_deadline().map_or(Step::Wait, Step::WaitUntil);
-        if self.in_flight == MAX_IN_FLIGHT {
+        if self.in_flight == MAX_IN_FLIGHT * self.num_devices {
             return wait;
         }
-        let view = self.queue.view(self.rate.tokens_per_second(), self.in_flight > 0);
+        let view =
+            self.queue.view(self.rate.tokens_per_second(), self.in_flight >= self.num_devices);
         match plan(&view, now, &self.limits) {
             Plan::Empty => Step::Wait,
             Plan::WaitUntil(at) => match wait {

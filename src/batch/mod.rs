@@ -2,6 +2,7 @@
 
 mod answer;
 mod batcher;
+mod device;
 mod layout;
 pub mod plan;
 mod queue;
@@ -11,9 +12,10 @@ mod worker;
 
 pub use answer::{Answer, Rows};
 pub use batcher::{Batcher, MAX_IN_FLIGHT, Step};
+pub use device::execute;
 pub use layout::{Batch, Slice};
 pub use plan::Limits;
 pub use queue::{Entry, TenantId};
 pub use rate::Rate;
 pub use sequences::Sequences;
-pub use worker::{Handle, execute, spawn};
+pub use worker::{Handle, spawn};

@@ -1,28 +1,23 @@
-//! The two threads of a device: one plans and lays out, one runs batches.
+//! The batcher's threads: one plans and lays out, one for each device runs batches.
 //!
-//! While the device thread computes, the batcher thread has the next batch ready; a batch that panics or
-//! faults costs its own requests a 503 and nobody else anything.
+//! While a device computes, the batcher thread has the next batch ready for it.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
+use super::device::{Device, FAULT_RETRY_AFTER};
 use super::{Batch, Batcher, Entry, MAX_IN_FLIGHT, Step};
 use crate::clock;
 use crate::error::Error;
 use crate::health::Health;
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::Metrics;
 use crate::model::Scorer;
 
-/// When a request that a fault hit may come again: by then the next batch has shown whether the device
-/// recovered.
-const FAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-enum Command {
+pub(super) enum Command {
     Submit(Entry),
     Done { num_tokens: usize, took: Duration },
     Stop,
@@ -59,40 +54,38 @@ impl Drop for Handle {
     }
 }
 
-/// Starts the threads of one device.
+/// Starts the batcher's thread and one for each device.
 ///
 /// # Errors
 /// The operating system has no thread to give.
 pub fn spawn(
     batcher: Batcher,
-    mut scorer: Box<dyn Scorer>,
+    scorers: Vec<Box<dyn Scorer>>,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
 ) -> std::io::Result<Handle> {
     let (commands, inbox) = unbounded();
     // Room for every batch the batcher may have in flight, so that sending one never waits.
-    let (batches, device_inbox) = bounded::<Batch>(MAX_IN_FLIGHT);
-    let device = std::thread::Builder::new().name("rerankd-device".into()).spawn({
-        let (commands, metrics, health) =
-            (commands.clone(), Arc::clone(metrics), Arc::clone(health));
-        move || {
-            let mut out = Vec::new();
-            for batch in device_inbox {
-                let outcome = execute(&batch, &mut *scorer, &mut out, clock::now);
-                metrics.batch(&outcome);
-                health.device_ran(outcome.fault.is_none());
-                let Outcome { num_tokens, took, .. } = outcome;
-                if commands.send(Command::Done { num_tokens, took }).is_err() {
-                    return;
-                }
-            }
-        }
-    })?;
+    let (batches, device_inbox) = bounded::<Batch>(MAX_IN_FLIGHT * scorers.len());
+    let num_waiting = Arc::new(AtomicUsize::new(0));
     let planner = std::thread::Builder::new().name("rerankd-batcher".into()).spawn({
         let metrics = Arc::clone(metrics);
         move || drive(batcher, &inbox, &batches, &metrics)
     })?;
-    Ok(Handle { commands, threads: vec![planner, device] })
+    let mut threads = vec![planner];
+    for (i, scorer) in scorers.into_iter().enumerate() {
+        let device = Device {
+            scorer,
+            inbox: device_inbox.clone(),
+            done: commands.clone(),
+            num_waiting: Arc::clone(&num_waiting),
+            metrics: Arc::clone(metrics),
+            health: Arc::clone(health),
+        };
+        let thread = std::thread::Builder::new().name(format!("rerankd-device-{i}"));
+        threads.push(thread.spawn(move || device.run())?);
+    }
+    Ok(Handle { commands, threads })
 }
 
 /// The batcher thread: steps whenever something happens or the time it asked for has come.
@@ -128,82 +121,4 @@ fn drive(
             }
         }
     }
-}
-
-/// Runs one batch and hands its rows, or the fault, to its requests. `out` is scratch memory kept
-/// between batches.
-pub fn execute(
-    batch: &Batch,
-    scorer: &mut dyn Scorer,
-    out: &mut Vec<f32>,
-    now: impl Fn() -> Instant,
-) -> Outcome {
-    let started = now();
-    let closed = batch.slices.iter().filter(|slice| slice.answer.is_closed());
-    let late_cancels = closed.map(|slice| slice.range.len()).sum();
-    let num_sequences = batch.packed.num_sequences();
-    let mut outcome = Outcome {
-        num_tokens: batch.packed.num_tokens(),
-        num_sequences,
-        took: Duration::ZERO,
-        late_cancels,
-        padding_tokens: scorer.padding_tokens(&batch.packed),
-        fault: None,
-    };
-    if late_cancels == num_sequences {
-        // Everybody left between planning and now.
-        outcome.num_tokens = 0;
-        return outcome;
-    }
-    for slice in &batch.slices {
-        slice.answer.start(started);
-    }
-    let width = scorer.width();
-    out.resize(num_sequences * width, 0.0);
-    let scored = catch_unwind(AssertUnwindSafe(|| scorer.score(&batch.packed, out)));
-    let finished = now();
-    outcome.took = finished.saturating_duration_since(started);
-    outcome.fault = match scored {
-        Ok(Ok(())) => hand_out(batch, out, width, finished),
-        Ok(Err(fault)) => Some(lose(batch, fault.to_string())),
-        Err(panic) => Some(lose(batch, format!("the worker panicked: {}", panic_message(&*panic)))),
-    };
-    if let Some(fault) = &outcome.fault {
-        tracing::error!(fault, num_sequences, "scores were lost");
-    }
-    outcome
-}
-
-/// Fills the answers. A row that is no number costs its own request the answer, and is a fault.
-fn hand_out(batch: &Batch, out: &[f32], width: usize, now: Instant) -> Option<String> {
-    let mut fault = None;
-    for (slice, rows) in batch.rows(out, width) {
-        if rows.iter().all(|value| value.is_finite()) {
-            slice.answer.fill(slice.range.clone(), rows, now);
-        } else {
-            slice.answer.fail(device_failed());
-            fault = Some("the model gave a score that is not a number".to_owned());
-        }
-    }
-    fault
-}
-
-/// Tells every request of the batch that its scores are lost.
-fn lose(batch: &Batch, fault: String) -> String {
-    for slice in &batch.slices {
-        slice.answer.fail(device_failed());
-    }
-    fault
-}
-
-fn device_failed() -> Error {
-    Error::Unavailable {
-        reason: "the device failed while scoring".into(),
-        retry_after: FAULT_RETRY_AFTER,
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let message = panic.downcast_ref::<&str>().copied();
-    message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

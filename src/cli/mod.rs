@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod eval;
+mod hardware;
 mod model;
 mod rerank;
 mod serve;
@@ -53,6 +54,8 @@ enum Failure {
     Model(#[from] ModelError),
     #[error(transparent)]
     Request(#[from] Error),
+    #[error("{0}")]
+    Device(String),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
 }
@@ -65,7 +68,9 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Config(_) => ExitCode::from(2),
-            Self::Model(_) | Self::Request(_) | Self::Io { .. } => ExitCode::FAILURE,
+            Self::Model(_) | Self::Request(_) | Self::Device(_) | Self::Io { .. } => {
+                ExitCode::FAILURE
+            }
         }
     }
 }

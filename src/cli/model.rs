@@ -3,8 +3,9 @@
 use std::num::NonZeroUsize;
 
 use super::Failure;
-use crate::config::{Device, Dtype, ModelConfig};
-use crate::model::loader::LoadOptions;
+use super::hardware::Hardware;
+use crate::config::{Dtype, ModelConfig};
+use crate::model::loader::{Gpus, LoadOptions};
 use crate::model::source::{HubOptions, Source};
 use crate::rerank::{Prepared, prepare};
 
@@ -17,13 +18,12 @@ pub(super) struct Opened {
 }
 
 /// Opens, loads and checks the configured model.
-pub(super) fn open(config: &ModelConfig) -> Result<Opened, Failure> {
-    // Only one device and one precision exist in this version, and both are what `auto` means.
-    let (Device::Auto | Device::Cpu, Dtype::Auto | Dtype::F32) = (config.device, config.dtype);
+pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, Failure> {
+    let gpus = gpus(config, hardware)?;
     let source = Source::parse(&config.model, config.revision.as_deref())?;
     let hub = HubOptions::from_env(|name| std::env::var(name).ok());
     let files = source.open(&hub)?;
-    let options = LoadOptions { threads: NonZeroUsize::new(config.threads), isa: None };
+    let options = LoadOptions { threads: NonZeroUsize::new(config.threads), isa: None, gpus };
     let prepared = prepare(&files, &options)?;
     if prepared.max_length > config.max_batch_tokens {
         return Err(Failure::Usage(format!(
@@ -38,7 +38,19 @@ pub(super) fn open(config: &ModelConfig) -> Result<Opened, Failure> {
     })
 }
 
-/// Cores this process may use: affinity and cgroup limits count.
-pub(super) fn available_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// The GPUs to load onto. Each engine computes in one precision so far, which is what `auto` means there.
+fn gpus(config: &ModelConfig, hardware: &Hardware) -> Result<Option<Gpus>, Failure> {
+    let only = |dtype, device, has| {
+        Err(Failure::Usage(format!("dtype: {dtype} is not to be had on {device}, which has {has}")))
+    };
+    match (hardware.gpus(), config.dtype) {
+        ([], Dtype::F16) => only("f16", "the CPU", "f32"),
+        ([], _) => Ok(None),
+        (_, Dtype::F32) => only("f32", "a GPU", "f16"),
+        (devices, _) => Ok(Some(Gpus {
+            devices: devices.to_vec(),
+            max_batch_tokens: config.max_batch_tokens,
+            timeout: config.device_timeout,
+        })),
+    }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Failure;
-use super::model::{Opened, available_threads, open};
+use super::hardware::Hardware;
+use super::model::{Opened, open};
 use crate::batch::Limits;
 use crate::clock;
 use crate::config::{ModelConfig, ModelSettings};
@@ -69,8 +70,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if documents.is_empty() {
         return Err(Failure::Usage("no documents; name files or pipe lines in".into()));
     }
-    let config = ModelConfig::new(args.model, available_threads())?;
-    let Opened { name, prepared, .. } = open(&config)?;
+    let hardware = Hardware::find(args.model.device)?;
+    let config = ModelConfig::new(args.model, hardware.machine())?;
+    let Opened { name, prepared, .. } = open(&config, &hardware)?;
     let response = score(&config, name, prepared, args.query, &documents, args.max_chunks_per_doc)?;
     let mut order: Vec<usize> = (0..documents.len()).collect();
     let raw = |i: usize| response.results[i].score.raw;

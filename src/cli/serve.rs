@@ -7,7 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
-use super::model::{Opened, available_threads, open};
+use super::hardware::Hardware;
+use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
 use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
@@ -41,16 +42,20 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let file = args.file.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
-    let config =
-        Config::new(args.model.or(file.model), args.serve.or(file.serve), available_threads())?;
+    let model = args.model.or(file.model);
+    let hardware = Hardware::find(model.device)?;
+    let config = Config::new(model, args.serve.or(file.serve), hardware.machine())?;
     log();
     tracing::info!(?config, "starting");
+    if let Some(why) = &hardware.no_gpu {
+        tracing::info!(%why, "computing on the CPU");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rerankd-http")
         .build()
         .map_err(|e| Failure::io("cannot start the async runtime", e))?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, hardware));
     // A model that is still loading must not hold up the end of the process.
     runtime.shutdown_background();
     result
@@ -68,7 +73,7 @@ fn log() {
 }
 
 /// Listens first, so that a busy port is told at once and probes see a server that is starting; then loads.
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::new());
     let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
@@ -81,9 +86,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let slot = server.slot();
     let loading = tokio::task::spawn_blocking({
         let health = Arc::clone(&health);
-        move || load(&config, metrics, health)
+        move || load(&config, &hardware, metrics, health)
     });
-    let run = server.run(stop);
+    let run = server.run(stop_or_lost(stop, Arc::clone(&health)));
     tokio::pin!(run);
     tokio::select! {
         () = &mut run => return Ok(()),
@@ -95,8 +100,21 @@ async fn serve(config: Config) -> Result<(), Failure> {
         }
     }
     run.await;
+    if health.is_lost() {
+        // What the device still holds cannot be freed: a driver that hangs would hang this process too.
+        tracing::error!("ended for want of a device");
+        std::process::exit(1);
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A lost device drains the server as a signal does: what waits is told so, and a supervisor starts anew.
+async fn stop_or_lost(stop: impl Future<Output = ()>, health: Arc<Health>) {
+    tokio::select! {
+        () = stop => {}
+        () = health.lost() => {}
+    }
 }
 
 fn options(config: &Config) -> http::Options {
@@ -117,18 +135,19 @@ fn options(config: &Config) -> http::Options {
 /// Loads the model and starts its threads. Blocks: a download may take minutes.
 fn load(
     config: &Config,
+    hardware: &Hardware,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
 ) -> Result<http::Serving, Failure> {
     let begin = clock::now();
-    let Opened { name, revision, prepared } = open(&config.model)?;
+    let Opened { name, revision, prepared } = open(&config.model, hardware)?;
     let model = ModelFacts {
         name: config.served_model_name.clone().unwrap_or(name),
         aliases: config.aliases.clone(),
         architecture: prepared.architecture.clone(),
         labels: prepared.head.labels().to_vec(),
         max_length: prepared.max_length,
-        dtype: "float32".into(),
+        dtype: prepared.precision.name().into(),
         revision,
         created_unix_seconds: clock::unix_seconds(),
     };
@@ -146,10 +165,18 @@ fn load(
         max_timeout: config.max_timeout,
     };
     let tokens_per_second = prepared.tokens_per_second as u64;
+    let device = prepared.device.clone();
     let service = Service::start(names, prepared, &options, metrics, health)
         .map_err(|e| Failure::io("cannot start a thread", e))?;
     let seconds = clock::now().saturating_duration_since(begin).as_secs_f64();
-    tracing::info!(model = model.name, tokens_per_second, seconds, "ready");
+    tracing::info!(
+        model = model.name,
+        device,
+        dtype = model.dtype,
+        tokens_per_second,
+        seconds,
+        "ready"
+    );
     Ok(http::Serving { service, model })
 }
 

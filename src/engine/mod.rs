@@ -4,12 +4,14 @@
 //! it and monomorphised; a device is one folder that implements it.
 
 pub mod cpu;
+pub mod cuda;
 pub mod groups;
 pub mod packed;
 pub mod pool;
 
-use packed::Packed;
 use std::fmt::Debug;
+
+use crate::error::DeviceError;
 
 /// What a linear layer does with each element after the bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub fn query_scale(head_dim: usize) -> f32 {
 ///
 /// Every element of every result is one sum in an order that depends on the sizes of the model and on its
 /// own sequence alone, so a pair's bits do not depend on its batch mates.
+///
+/// A device may work behind the caller's back: an operation that fails shows it in [`Backend::read`].
 pub trait Backend: Debug + Send + Sync + 'static {
     /// A weight matrix with its bias, prepared once at load.
     type Linear: Debug + Send + Sync;
@@ -86,17 +90,23 @@ pub trait Backend: Debug + Send + Sync + 'static {
     type Rows: Debug + Send;
     /// Workspace of attention.
     type Scratch: Debug + Send;
+    /// The token arrays of a batch, where the device reads them.
+    type Batch: Debug;
 
-    fn prepare_linear(&self, init: &LinearInit<'_>) -> Self::Linear;
-    fn prepare_norm(&self, init: &NormInit<'_>) -> Self::Norm;
-    fn prepare_embeddings(&self, init: EmbeddingsInit) -> Self::Embeddings;
-    fn rows(&self, max_rows: usize, width: usize) -> Self::Rows;
-    fn scratch(&self, max_length: usize, head_dim: usize) -> Self::Scratch;
+    /// # Errors
+    /// No memory on the device; so for all that takes memory at load.
+    fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Self::Linear, DeviceError>;
+    fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Self::Norm, DeviceError>;
+    fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Self::Embeddings, DeviceError>;
+    fn rows(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
+    /// Rows in f32, for what [`Backend::classify`] gives.
+    fn logits(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
+    fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Self::Scratch, DeviceError>;
 
-    /// `out[t] = norm(word + type + position)` for each token of the group.
+    /// `out[t] = norm(word + type + position)` for each token of the batch.
     fn embed_norm(
         &self,
-        group: &Packed,
+        batch: &Self::Batch,
         embeddings: &Self::Embeddings,
         norm: &Self::Norm,
         out: &mut Self::Rows,
@@ -104,12 +114,15 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
     fn linear(&self, x: &Self::Rows, w: &Self::Linear, epilogue: Epilogue, out: &mut Self::Rows);
 
+    /// The last, narrow linear layer: `out` are [`Backend::logits`], never rounded below f32.
+    fn classify(&self, x: &Self::Rows, w: &Self::Linear, out: &mut Self::Rows);
+
     /// Softmax attention within each sequence. Rows of `qkv` are `[query, key, value]`, the query already
     /// multiplied by [`query_scale`].
     fn attention(
         &self,
         qkv: &Self::Rows,
-        cu_seqlens: &[u32],
+        batch: &Self::Batch,
         queries: Queries,
         num_heads: usize,
         scratch: &mut Self::Scratch,
@@ -120,11 +133,20 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn residual_norm(&self, hidden: &mut Self::Rows, update: &Self::Rows, norm: &Self::Norm);
 
     /// One row a sequence.
-    fn pool(&self, hidden: &Self::Rows, cu_seqlens: &[u32], pooling: Pooling, out: &mut Self::Rows);
+    fn pool(
+        &self,
+        hidden: &Self::Rows,
+        batch: &Self::Batch,
+        pooling: Pooling,
+        out: &mut Self::Rows,
+    );
 
     /// Scales each row to length one; a row of zeros stays.
     fn normalize(&self, rows: &mut Self::Rows);
 
-    /// Copies the rows to the host, `[num_rows, width]` without padding.
-    fn read(&self, rows: &Self::Rows, out: &mut [f32]);
+    /// Copies the first rows to the host, as many as fill `out`: `[num_rows, width]` without padding.
+    ///
+    /// # Errors
+    /// This or an operation before it failed.
+    fn read(&self, rows: &Self::Rows, out: &mut [f32]) -> Result<(), DeviceError>;
 }

@@ -4,11 +4,10 @@ use super::config::Config;
 use super::head::Head;
 use super::scorer::{Family, Limits};
 use super::weights::Weights;
-use crate::engine::packed::Packed;
 use crate::engine::{
     Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries, query_scale,
 };
-use crate::error::ModelError;
+use crate::error::{DeviceError, ModelError};
 
 /// The model's parameters, prepared for a backend.
 #[derive(Debug)]
@@ -110,24 +109,24 @@ impl<B: Backend> Family<B> for Bert<B> {
         }
     }
 
-    fn lane(&self, backend: &B, max_tokens: usize) -> Lane<B> {
-        let hidden = self.config.hidden_size;
+    fn lane(&self, backend: &B, max_tokens: usize) -> Result<Lane<B>, DeviceError> {
+        let Config { hidden_size: hidden, max_position_embeddings, .. } = self.config;
         let rows = |width| backend.rows(max_tokens, width);
-        Lane {
-            hidden: rows(hidden),
-            qkv: rows(3 * hidden),
-            context: rows(hidden),
-            update: rows(hidden),
-            intermediate: rows(self.config.intermediate_size),
-            pooled: rows(hidden),
-            logits: rows(self.config.labels.len()),
-            scratch: backend.scratch(self.config.max_position_embeddings, self.config.head_dim()),
-        }
+        Ok(Lane {
+            hidden: rows(hidden)?,
+            qkv: rows(3 * hidden)?,
+            context: rows(hidden)?,
+            update: rows(hidden)?,
+            intermediate: rows(self.config.intermediate_size)?,
+            pooled: rows(hidden)?,
+            logits: backend.logits(max_tokens, self.config.labels.len())?,
+            scratch: backend.scratch(max_position_embeddings, self.config.head_dim())?,
+        })
     }
 
-    fn forward(&self, b: &B, lane: &mut Lane<B>, group: &Packed, out: &mut [f32]) {
-        let (seqs, heads) = (&group.cu_seqlens, self.config.num_attention_heads);
-        b.embed_norm(group, &self.embeddings, &self.embeddings_norm, &mut lane.hidden);
+    fn forward<'a>(&self, b: &B, lane: &'a mut Lane<B>, batch: &B::Batch) -> &'a B::Rows {
+        let heads = self.config.num_attention_heads;
+        b.embed_norm(batch, &self.embeddings, &self.embeddings_norm, &mut lane.hidden);
         for (i, layer) in self.layers.iter().enumerate() {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
@@ -136,9 +135,9 @@ impl<B: Backend> Family<B> for Bert<B> {
             let queries = if only_cls { Queries::First } else { Queries::All };
 
             b.linear(&lane.hidden, &layer.qkv, Epilogue::Bias, &mut lane.qkv);
-            b.attention(&lane.qkv, seqs, queries, heads, &mut lane.scratch, &mut lane.context);
+            b.attention(&lane.qkv, batch, queries, heads, &mut lane.scratch, &mut lane.context);
             if only_cls {
-                b.pool(&lane.hidden, seqs, Pooling::Cls, &mut lane.pooled);
+                b.pool(&lane.hidden, batch, Pooling::Cls, &mut lane.pooled);
                 std::mem::swap(&mut lane.hidden, &mut lane.pooled);
             }
             b.linear(&lane.context, &layer.attention_output, Epilogue::Bias, &mut lane.update);
@@ -149,20 +148,20 @@ impl<B: Backend> Family<B> for Bert<B> {
             b.residual_norm(&mut lane.hidden, &lane.update, &layer.output_norm);
         }
         if self.pooling() == Pooling::Mean {
-            b.pool(&lane.hidden, seqs, Pooling::Mean, &mut lane.pooled);
+            b.pool(&lane.hidden, batch, Pooling::Mean, &mut lane.pooled);
             std::mem::swap(&mut lane.hidden, &mut lane.pooled);
         }
         match &self.end {
             End::Classifier { pooler, classifier } => {
                 b.linear(&lane.hidden, pooler, Epilogue::BiasTanh, &mut lane.pooled);
-                b.linear(&lane.pooled, classifier, Epilogue::Bias, &mut lane.logits);
-                b.read(&lane.logits, out);
+                b.classify(&lane.pooled, classifier, &mut lane.logits);
+                &lane.logits
             }
             End::Embedding { normalize, .. } => {
                 if *normalize {
                     b.normalize(&mut lane.hidden);
                 }
-                b.read(&lane.hidden, out);
+                &lane.hidden
             }
         }
     }
@@ -201,12 +200,13 @@ impl<B: Backend> Loader<'_, B> {
             let name = self.names.inner(&format!("embeddings.{name}_embeddings.weight"));
             self.weights.tensor(&name, &[rows, hidden_size])
         };
-        Ok(self.backend.prepare_embeddings(EmbeddingsInit {
+        let init = EmbeddingsInit {
             words: table("word", self.config.vocab_size)?,
             types: table("token_type", self.config.type_vocab_size)?,
             positions: table("position", self.config.max_position_embeddings)?,
             hidden_size,
-        }))
+        };
+        self.backend.prepare_embeddings(init).map_err(ModelError::Device)
     }
 
     fn layer(&self, i: usize) -> Result<Layer<B>, ModelError> {
@@ -236,13 +236,14 @@ impl<B: Backend> Loader<'_, B> {
             bias.extend(of_part("bias", &[hidden])?);
         }
         let init = LinearInit { weight: &weight, bias: &bias, n: 3 * hidden, k: hidden };
-        Ok(self.backend.prepare_linear(&init))
+        self.backend.prepare_linear(&init).map_err(ModelError::Device)
     }
 
     fn linear(&self, name: &str, n: usize, k: usize) -> Result<B::Linear, ModelError> {
         let weight = self.weights.tensor(&format!("{name}.weight"), &[n, k])?;
         let bias = self.weights.tensor(&format!("{name}.bias"), &[n])?;
-        Ok(self.backend.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }))
+        let init = LinearInit { weight: &weight, bias: &bias, n, k };
+        self.backend.prepare_linear(&init).map_err(ModelError::Device)
     }
 
     fn norm(&self, name: &str) -> Result<B::Norm, ModelError> {
@@ -252,7 +253,7 @@ impl<B: Backend> Loader<'_, B> {
             self.weights.tensor(&tensor, &[self.config.hidden_size])
         };
         let (gamma, beta) = (vector("weight", "gamma")?, vector("bias", "beta")?);
-        let eps = self.config.layer_norm_eps;
-        Ok(self.backend.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps }))
+        let init = NormInit { gamma: &gamma, beta: &beta, eps: self.config.layer_norm_eps };
+        self.backend.prepare_norm(&init).map_err(ModelError::Device)
     }
 }

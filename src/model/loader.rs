@@ -3,22 +3,36 @@
 use super::bert::Bert;
 use super::config::Config;
 use super::head::Head;
-use super::scorer::Driver;
+use super::scorer::{Pipeline, Threads};
 use super::source::ModelFiles;
 use super::weights::Weights;
 use super::{Scorer, modules};
 use crate::engine::cpu::{Cpu, Isa};
+use crate::engine::cuda::{Cuda, probe};
 use crate::engine::pool::Pool;
 use crate::error::ModelError;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 /// How to run a model.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// `None`: every core that the process may use (affinity and cgroup quota counted).
     pub threads: Option<NonZeroUsize>,
     /// `None`: the fastest instruction set that the machine has.
     pub isa: Option<Isa>,
+    /// `None`: the CPU.
+    pub gpus: Option<Gpus>,
+}
+
+/// GPUs to run on, each with an instance of the model.
+#[derive(Debug, Clone)]
+pub struct Gpus {
+    pub devices: Vec<probe::Device>,
+    /// Tokens of the largest batch: activations are allocated once, at load.
+    pub max_batch_tokens: usize,
+    /// A batch that takes longer means that the device hangs.
+    pub timeout: Duration,
 }
 
 /// A model that can score.
@@ -30,9 +44,28 @@ pub struct LoadedModel {
     /// Floats per sequence that the scorer gives.
     pub width: usize,
     pub head: Head,
-    pub isa: Isa,
-    pub num_threads: usize,
-    pub scorer: Box<dyn Scorer>,
+    /// For logs: what computes.
+    pub device: String,
+    pub precision: Precision,
+    /// One an instance: the CPU, or each GPU.
+    pub scorers: Vec<Box<dyn Scorer>>,
+}
+
+/// What activations are kept in between operations; sums are f32 in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    F16,
+}
+
+impl Precision {
+    /// As checkpoints and peers spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+        }
+    }
 }
 
 impl std::fmt::Debug for LoadedModel {
@@ -41,8 +74,7 @@ impl std::fmt::Debug for LoadedModel {
             .field("architecture", &self.architecture)
             .field("max_length", &self.max_length)
             .field("head", &self.head)
-            .field("isa", &self.isa)
-            .field("num_threads", &self.num_threads)
+            .field("device", &self.device)
             .finish_non_exhaustive()
     }
 }
@@ -66,25 +98,57 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
         return Err(ModelError::unsupported("config.json", "architectures", message));
     };
     let head = make_head(files, &config)?;
-    let cpu = backend(options.isa)?;
-    let threads = options.threads.or(std::thread::available_parallelism().ok());
-    let num_threads = threads.map_or(1, NonZeroUsize::get);
-    let pool = Pool::new(num_threads)
-        .map_err(|source| ModelError::Io { file: "engine threads".to_owned(), source })?;
-
     let weights = Weights::open(files)?;
-    let bert = Bert::load(&cpu, &weights, config.clone(), &head)?;
-    let scorer: Box<dyn Scorer> = Box::new(Driver::new(cpu, bert, pool));
+    let parts = Parts { weights: &weights, config: &config, head: &head };
+    let (device, precision, scorers) = match &options.gpus {
+        None => parts.on_cpu(options)?,
+        Some(gpus) => parts.on_gpus(gpus)?,
+    };
     Ok(LoadedModel {
         max_length: config.max_position_embeddings,
         vocab_size: config.vocab_size,
+        width: scorers.first().map_or(0, |scorer| scorer.width()),
         architecture: config.architecture,
-        width: scorer.width(),
         head,
-        isa: cpu.isa(),
-        num_threads,
-        scorer,
+        device,
+        precision,
+        scorers,
     })
+}
+
+/// What every instance of a model is made from.
+struct Parts<'a> {
+    weights: &'a Weights,
+    config: &'a Config,
+    head: &'a Head,
+}
+
+type Instances = (String, Precision, Vec<Box<dyn Scorer>>);
+
+impl Parts<'_> {
+    fn on_cpu(&self, options: &LoadOptions) -> Result<Instances, ModelError> {
+        let cpu = backend(options.isa)?;
+        let threads = options.threads.or(std::thread::available_parallelism().ok());
+        let num_threads = threads.map_or(1, NonZeroUsize::get);
+        let pool = Pool::new(num_threads)
+            .map_err(|source| ModelError::Io { file: "engine threads".to_owned(), source })?;
+        let bert = Bert::load(&cpu, self.weights, self.config.clone(), self.head)?;
+        let scorer = Threads::new(cpu, bert, pool).map_err(ModelError::Device)?;
+        let device = format!("{}, {num_threads} threads", cpu.isa().name());
+        Ok((device, Precision::F32, vec![Box::new(scorer)]))
+    }
+
+    fn on_gpus(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
+        let instance = |device: &probe::Device| -> Result<Box<dyn Scorer>, ModelError> {
+            let cuda = Cuda::new(device).map_err(ModelError::Device)?;
+            let bert = Bert::load(&cuda, self.weights, self.config.clone(), self.head)?;
+            let pipeline = Pipeline::new(cuda, bert, gpus.max_batch_tokens, gpus.timeout);
+            Ok(Box::new(pipeline.map_err(ModelError::Device)?))
+        };
+        let scorers = gpus.devices.iter().map(instance).collect::<Result<_, _>>()?;
+        let names: Vec<_> = gpus.devices.iter().map(|device| device.name.as_str()).collect();
+        Ok((names.join(", "), Precision::F16, scorers))
+    }
 }
 
 fn backend(isa: Option<Isa>) -> Result<Cpu, ModelError> {

@@ -11,11 +11,29 @@ pub mod source;
 pub mod weights;
 
 use crate::engine::packed::Packed;
+use crate::error::DeviceError;
 
 /// A loaded model on a device: the one dynamic call per batch.
 pub trait Scorer: Send {
     /// Floats per sequence: the number of labels of a classifier, or the hidden size of an encoder.
     fn width(&self) -> usize;
+
+    /// Starts work on a batch that [`Scorer::score`] will be asked for after those begun before it. A device
+    /// that works by itself needs this to have the next batch at hand.
+    fn begin(&mut self, _batch: &Packed) {}
+
+    /// Batches begun and not yet asked for.
+    fn num_begun(&self) -> usize {
+        0
+    }
+
+    /// After a panic in one of these calls: forgets what was begun.
+    fn recover(&mut self) {}
+
+    /// Whether the batch begun first is done, so that `score` would not wait for a device.
+    fn is_done(&self) -> bool {
+        true
+    }
 
     /// Runs the forward pass. `out` is `[batch.num_sequences(), width()]`, row-major, in batch order.
     ///
@@ -28,8 +46,3 @@ pub trait Scorer: Send {
         0
     }
 }
-
-/// The device failed; the scores of the batch do not exist.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("device fault: {0}")]
-pub struct DeviceError(pub String);

@@ -8,7 +8,7 @@ use crate::engine::packed::Packed;
 use crate::error::{Error, ModelError};
 use crate::model::Scorer;
 use crate::model::head::Head;
-use crate::model::loader::{self, LoadOptions, LoadedModel};
+use crate::model::loader::{self, LoadOptions, LoadedModel, Precision};
 use crate::model::source::ModelFiles;
 use crate::request::{Inputs, Truncation};
 use crate::tokenize::{self, Encoder, Form};
@@ -19,9 +19,13 @@ pub struct Prepared {
     /// Tokens in a sequence, by the model's limit and the tokenizer's.
     pub max_length: usize,
     pub head: Head,
-    pub scorer: Box<dyn Scorer>,
+    /// For logs: what computes.
+    pub device: String,
+    pub precision: Precision,
+    /// One an instance of the model.
+    pub scorers: Vec<Box<dyn Scorer>>,
     pub encoder: Encoder,
-    /// Measured on a warm-up batch: a first guess at the device's speed.
+    /// Measured on a warm-up batch: a first guess at the speed of all instances together.
     pub tokens_per_second: f64,
 }
 
@@ -54,12 +58,14 @@ struct Recipe {
 #[serde(default)]
 struct Tolerance {
     f32: f32,
+    f16: f32,
 }
 
 impl Default for Tolerance {
     fn default() -> Self {
         // Two f32 forward passes that sum in different orders differ by about 1e-5 at six layers.
-        Self { f32: 2e-4 }
+        // An f16 keeps three digits, and a logit is a sum over many of them.
+        Self { f32: 2e-4, f16: 2e-2 }
     }
 }
 
@@ -69,13 +75,19 @@ impl Default for Tolerance {
 /// A file that is missing, broken, of an unknown kind, or that does not fit the others; golden scores
 /// that do not come out.
 pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, ModelError> {
-    let LoadedModel { architecture, max_length, vocab_size, head, mut scorer, .. } =
-        loader::load(files, options)?;
+    let LoadedModel {
+        architecture,
+        max_length,
+        vocab_size,
+        width,
+        head,
+        device,
+        precision,
+        mut scorers,
+    } = loader::load(files, options)?;
     if !head.can_rank() {
-        let message = format!(
-            "{} labels; a reranker has one, or two of which the second counts",
-            scorer.width()
-        );
+        let message =
+            format!("{width} labels; a reranker has one, or two of which the second counts");
         return Err(ModelError::unsupported("config.json", "id2label", message));
     }
     let form = match head {
@@ -83,15 +95,28 @@ pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, Mo
         Head::Embedding { .. } => Form::Single,
     };
     let encoder = Encoder::new(tokenize::load(files, vocab_size)?, form, max_length)?;
-    check_golden(files, &encoder, &mut *scorer)?;
-    let tokens_per_second = time(&encoder, &mut *scorer);
+    let mut tokens_per_second = 0.0;
+    for scorer in &mut scorers {
+        check_golden(files, &encoder, precision, &mut **scorer)?;
+        tokens_per_second += time(&encoder, &mut **scorer);
+    }
     let max_length = encoder.max_length();
-    Ok(Prepared { architecture, max_length, head, scorer, encoder, tokens_per_second })
+    Ok(Prepared {
+        architecture,
+        max_length,
+        head,
+        device,
+        precision,
+        scorers,
+        encoder,
+        tokens_per_second,
+    })
 }
 
 fn check_golden(
     files: &ModelFiles,
     encoder: &Encoder,
+    precision: Precision,
     scorer: &mut dyn Scorer,
 ) -> Result<(), ModelError> {
     const FILE: &str = "golden.json";
@@ -103,7 +128,10 @@ fn check_golden(
             .map_err(|e| ModelError::invalid("model.toml", "toml", e.message().to_owned()))?,
         None => Recipe::default(),
     };
-    let tolerance = recipe.tolerance.f32;
+    let tolerance = match precision {
+        Precision::F32 => recipe.tolerance.f32,
+        Precision::F16 => recipe.tolerance.f16,
+    };
     let failed = |e: Error| ModelError::invalid(FILE, "tokens", e.to_string());
     for (index, Golden { query, document, logits }) in golden.into_iter().enumerate() {
         let inputs = Inputs::Pairs(vec![(query, document)]);

@@ -69,7 +69,8 @@ impl Service {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> std::io::Result<Self> {
-        let Prepared { max_length, head, scorer, encoder, tokens_per_second, .. } = model;
+        let Prepared { max_length, head, scorers, encoder, tokens_per_second, .. } = model;
+        let num_devices = scorers.len();
         let rate = Rate::new(tokens_per_second);
         let backlog_for_default = tokens_per_second * DEFAULT_BACKLOG.as_secs_f64();
         let bounds = Bounds {
@@ -80,10 +81,15 @@ impl Service {
         Ok(Self {
             names,
             head,
-            width: scorer.width(),
+            width: scorers.first().map_or(0, |scorer| scorer.width()),
             tokenizers: tokenize::Pool::spawn(encoder, options.tokenizer_threads)?,
             admission: Admission::new(bounds, rate.clone()),
-            batcher: batch::spawn(Batcher::new(options.limits, rate), scorer, &metrics, &health)?,
+            batcher: batch::spawn(
+                Batcher::new(options.limits, rate, num_devices),
+                scorers,
+                &metrics,
+                &health,
+            )?,
             metrics,
             health,
             default_timeout: options.default_timeout,
@@ -128,7 +134,7 @@ impl Service {
     ) -> Result<RerankResponse, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
         let state = self.health.state();
-        if matches!(state, State::Starting | State::Faulty) {
+        if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
         let model = self.names.resolve(request.model.as_deref())?.to_owned();

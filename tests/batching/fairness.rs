@@ -14,7 +14,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn batcher() -> Batcher {
-    Batcher::new(LIMITS, Rate::new(20_000.0))
+    Batcher::new(LIMITS, Rate::new(20_000.0), 1)
 }
 
 /// Runs batches one at a time, telling each to `seen`, until nothing is queued or `seen` says stop.

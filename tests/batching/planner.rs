@@ -13,7 +13,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn batcher() -> Batcher {
-    Batcher::new(LIMITS, Rate::new(1000.0))
+    Batcher::new(LIMITS, Rate::new(1000.0), 1)
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Simulation {
         let clients = (0..num_clients).map(|salt| client(&mut random, start, span, salt as u32));
         Self {
             clients: clients.collect(),
-            batcher: Batcher::new(limits, Rate::new(random.within(100, 100_000) as f64)),
+            batcher: Batcher::new(limits, Rate::new(random.within(100, 100_000) as f64), 1),
             now: start,
             limits,
             device: VecDeque::new(),

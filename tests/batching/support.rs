@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use rerankd::batch::{Answer, Entry, Rows, Sequences, TenantId};
 use rerankd::engine::packed::Packed;
+use rerankd::error::DeviceError;
 use rerankd::error::Error;
-use rerankd::model::{DeviceError, Scorer};
+use rerankd::model::Scorer;
 use tokio::sync::oneshot;
 
 pub type Receiver = oneshot::Receiver<Result<Rows, Error>>;
@@ -49,7 +50,7 @@ impl Scorer for FakeDevice {
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
         match self.behaviour {
-            Behaviour::Fault => return Err(DeviceError("injected".into())),
+            Behaviour::Fault => return Err(DeviceError::new("injected")),
             Behaviour::Panic => std::panic::panic_any(INJECTED),
             Behaviour::Well | Behaviour::NotANumber => {}
         }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rerankd::batch::{Batcher, Handle, Limits, Rate, spawn};
+use rerankd::error::DeviceError;
 use rerankd::health::Health;
 use rerankd::metrics::Metrics;
-use rerankd::model::{DeviceError, Scorer};
+use rerankd::model::Scorer;
 
 use crate::support::*;
 
@@ -17,8 +18,8 @@ const LIMITS: Limits = Limits {
 };
 
 fn start(device: impl Scorer + 'static, health: &Arc<Health>) -> Handle {
-    let batcher = Batcher::new(LIMITS, Rate::new(1000.0));
-    spawn(batcher, Box::new(device), &Arc::new(Metrics::new()), health).expect("threads")
+    let batcher = Batcher::new(LIMITS, Rate::new(1000.0), 1);
+    spawn(batcher, vec![Box::new(device)], &Arc::new(Metrics::new()), health).expect("threads")
 }
 
 fn submit(

@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::Failure;
-use super::model::available_threads;
+use super::hardware::Hardware;
 use crate::config::{Device, Dtype, ModelConfig, ModelSettings};
 use collection::Collection;
 use measure::{Measured, bar, measure};
@@ -124,7 +124,7 @@ const SERVER_CONCURRENCY: usize = 4;
 
 /// One of the at most two that are measured.
 enum Subject {
-    Model(ModelConfig),
+    Model(ModelConfig, Hardware),
     Server(Server),
 }
 
@@ -176,8 +176,11 @@ impl Subjects {
                 dtype: self.dtype,
                 threads: self.threads,
                 max_batch_tokens: self.max_batch_tokens,
+                device_timeout_ms: None,
             };
-            subjects.push(Subject::Model(ModelConfig::new(settings, available_threads())?));
+            let hardware = Hardware::find(self.device)?;
+            let config = ModelConfig::new(settings, hardware.machine())?;
+            subjects.push(Subject::Model(config, hardware));
         }
         for (i, url) in servers.iter().enumerate() {
             let model = one_for_each("--server-model", &self.server_models, i, servers.len())?;
@@ -212,10 +215,10 @@ impl Subject {
     ) -> Result<Run, Failure> {
         let in_flight = |default| args.concurrency.map_or(default, NonZeroUsize::get);
         match self {
-            Self::Model(config) => {
+            Self::Model(config, hardware) => {
                 let in_flight = in_flight(MODEL_CONCURRENCY);
                 let chunks = args.subjects.max_chunks_per_doc.get();
-                let loaded = scorer::load(&config, in_flight, chunks)?;
+                let loaded = scorer::load(&config, &hardware, in_flight, chunks)?;
                 let (model, revision) = (loaded.name, loaded.revision);
                 let ranking = Ranking { label, model, revision };
                 measure_all(ranking, &loaded.scorer, collections, in_flight)

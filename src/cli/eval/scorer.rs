@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::batch::Limits;
+use crate::cli::hardware::Hardware;
 use crate::cli::model::{Opened, open};
 use crate::clock;
 use crate::config::ModelConfig;
@@ -40,10 +41,11 @@ pub(super) struct Loaded {
 /// Loads a model for `max_requests` requests at a time.
 pub(super) fn load(
     config: &ModelConfig,
+    hardware: &Hardware,
     max_requests: usize,
     max_chunks_per_doc: usize,
 ) -> Result<Loaded, Failure> {
-    let Opened { name, revision, prepared } = open(config)?;
+    let Opened { name, revision, prepared } = open(config, hardware)?;
     let options = Options {
         limits: Limits {
             max_batch_tokens: config.max_batch_tokens,

@@ -26,6 +26,7 @@ pub use weight::{Embeddings, Linear, Norm};
 
 use super::packed::Packed;
 use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use crate::error::DeviceError;
 use buffer::Buffer;
 use kernels::{AttentionArgs, AttentionSizes, Kernels, LinearArgs, NormArgs, Workspace};
 
@@ -102,27 +103,32 @@ impl Backend for Cpu {
     type Embeddings = Embeddings;
     type Rows = Rows;
     type Scratch = Scratch;
+    type Batch = Packed;
 
-    fn prepare_linear(&self, init: &LinearInit<'_>) -> Linear {
-        Linear::pack(init, self.kernels.panel)
+    fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
+        Ok(Linear::pack(init, self.kernels.panel))
     }
 
-    fn prepare_norm(&self, init: &NormInit<'_>) -> Norm {
-        Norm::new(init)
+    fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Norm, DeviceError> {
+        Ok(Norm::new(init))
     }
 
-    fn prepare_embeddings(&self, init: EmbeddingsInit) -> Embeddings {
-        Embeddings::new(init)
+    fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Embeddings, DeviceError> {
+        Ok(Embeddings::new(init))
     }
 
-    fn rows(&self, max_rows: usize, width: usize) -> Rows {
-        Rows::new(max_rows, width)
+    fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
+        Ok(Rows::new(max_rows, width))
     }
 
-    fn scratch(&self, max_length: usize, head_dim: usize) -> Scratch {
+    fn logits(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
+        self.rows(max_rows, width)
+    }
+
+    fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
         let sizes = AttentionSizes::new(self.kernels, max_length, head_dim);
         let floats = sizes.keys + sizes.values + sizes.scores + sizes.tile + self.kernels.panel;
-        Scratch { max_length, head_dim, data: Buffer::zeroed(floats) }
+        Ok(Scratch { max_length, head_dim, data: Buffer::zeroed(floats) })
     }
 
     fn embed_norm(&self, group: &Packed, table: &Embeddings, norm: &Norm, out: &mut Rows) {
@@ -163,10 +169,14 @@ impl Backend for Cpu {
         unsafe { (self.kernels.linear)(&args) };
     }
 
+    fn classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
+        self.linear(x, w, Epilogue::Bias, out);
+    }
+
     fn attention(
         &self,
         qkv: &Rows,
-        cu_seqlens: &[u32],
+        batch: &Packed,
         queries: Queries,
         num_heads: usize,
         scratch: &mut Scratch,
@@ -175,12 +185,11 @@ impl Backend for Cpu {
         let head_dim = scratch.head_dim;
         assert_eq!(qkv.width, 3 * num_heads * head_dim, "query, key and value side by side");
         assert_eq!(out.width, num_heads * head_dim, "columns of all heads");
-        let num_sequences = cu_seqlens.len().saturating_sub(1);
         out.set_rows(match queries {
             Queries::All => qkv.num_rows,
-            Queries::First => num_sequences,
+            Queries::First => batch.num_sequences(),
         });
-        for (i, bounds) in cu_seqlens.windows(2).enumerate() {
+        for (i, bounds) in batch.cu_seqlens.windows(2).enumerate() {
             let (first, end) = (bounds[0] as usize, bounds[1] as usize);
             assert!(first < end && end <= qkv.num_rows, "rows of a sequence");
             let len = end - first;
@@ -216,10 +225,10 @@ impl Backend for Cpu {
         self.add_norm((hidden.data_mut(), stride), (update.data(), update.stride), rows, norm);
     }
 
-    fn pool(&self, hidden: &Rows, cu_seqlens: &[u32], pooling: Pooling, out: &mut Rows) {
+    fn pool(&self, hidden: &Rows, batch: &Packed, pooling: Pooling, out: &mut Rows) {
         assert_eq!(hidden.width, out.width, "columns to pool");
-        out.set_rows(cu_seqlens.len().saturating_sub(1));
-        for (i, bounds) in cu_seqlens.windows(2).enumerate() {
+        out.set_rows(batch.num_sequences());
+        for (i, bounds) in batch.cu_seqlens.windows(2).enumerate() {
             let (first, end) = (bounds[0] as usize, bounds[1] as usize);
             let pooled = out.row_mut(i);
             pooled.copy_from_slice(hidden.row(first));
@@ -243,11 +252,12 @@ impl Backend for Cpu {
         }
     }
 
-    fn read(&self, rows: &Rows, out: &mut [f32]) {
-        assert_eq!(out.len(), rows.num_rows * rows.width, "floats to read");
+    fn read(&self, rows: &Rows, out: &mut [f32]) -> Result<(), DeviceError> {
+        assert!(out.len() <= rows.num_rows * rows.width, "floats to read");
         for (i, out) in out.chunks_exact_mut(rows.width).enumerate() {
             out.copy_from_slice(rows.row(i));
         }
+        Ok(())
     }
 }
 

@@ -1,0 +1,204 @@
+//! A batch on the device: its arrays in one allocation, laid out for the bucket that it fills.
+//!
+//! A captured graph knows sizes and addresses, so batches are rounded up to a few sizes. What a batch leaves of
+//! its bucket is filled with token 0 of no sequence, empty sequences, and work items that end their block.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use cudarc::driver::{CudaSlice, CudaView};
+
+use super::ATTENTION_QUERIES;
+use crate::engine::packed::Packed;
+
+/// A work item that ends its block at once.
+const NO_ITEM: [u32; 2] = [u32::MAX, 0];
+/// Arrays begin at multiples of 16 bytes.
+const ALIGN: usize = 4;
+/// No bucket is smaller: rows of one GEMM tile.
+const LEAST_TOKENS: usize = 64;
+
+/// What a graph is captured for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Bucket {
+    pub num_tokens: usize,
+    pub num_sequences: usize,
+}
+
+impl Bucket {
+    /// The smallest bucket that holds so much. Tokens come in four sizes to an octave, so that at most a
+    /// fifth of the rows is padding; sequences, which only the last layer's few rows follow, in octaves.
+    pub fn of(num_tokens: usize, num_sequences: usize) -> Self {
+        let octave = num_tokens.max(1).next_power_of_two();
+        let num_tokens = num_tokens.next_multiple_of((octave / 8).max(LEAST_TOKENS));
+        Self { num_tokens, num_sequences: num_sequences.next_power_of_two().min(num_tokens) }
+    }
+
+    /// Blocks of queries of all sequences, at most.
+    fn num_items(self) -> usize {
+        self.num_tokens / ATTENTION_QUERIES + self.num_sequences
+    }
+
+    /// Where the arrays lie, in words.
+    fn layout(self) -> Layout {
+        let mut end = 0;
+        let mut array = |len: usize| {
+            let begin = end;
+            end = (begin + len).next_multiple_of(ALIGN);
+            begin..begin + len
+        };
+        Layout {
+            input_ids: array(self.num_tokens),
+            token_type_ids: array(self.num_tokens),
+            position_ids: array(self.num_tokens),
+            cu_seqlens: array(self.num_sequences + 1),
+            items: array(2 * self.num_items()),
+            first_items: array(2 * self.num_sequences),
+        }
+    }
+
+    /// Words of all arrays.
+    pub(super) fn num_words(self) -> usize {
+        self.layout().first_items.end
+    }
+}
+
+#[derive(Debug)]
+struct Layout {
+    input_ids: Range<usize>,
+    token_type_ids: Range<usize>,
+    position_ids: Range<usize>,
+    cu_seqlens: Range<usize>,
+    items: Range<usize>,
+    first_items: Range<usize>,
+}
+
+/// The arrays of one batch on the device.
+#[derive(Debug)]
+pub struct Batch {
+    pub(super) words: CudaSlice<u32>,
+    pub(super) bucket: Bucket,
+}
+
+impl Batch {
+    fn array(&self, range: impl FnOnce(Layout) -> Range<usize>) -> CudaView<'_, u32> {
+        self.words.slice(range(self.bucket.layout()))
+    }
+
+    pub(super) fn input_ids(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.input_ids)
+    }
+
+    pub(super) fn token_type_ids(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.token_type_ids)
+    }
+
+    pub(super) fn position_ids(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.position_ids)
+    }
+
+    pub(super) fn cu_seqlens(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.cu_seqlens)
+    }
+
+    /// `(sequence, block of queries)` pairs, and how many.
+    pub(super) fn items(&self) -> (CudaView<'_, u32>, usize) {
+        (self.array(|layout| layout.items), self.bucket.num_items())
+    }
+
+    /// The first block of each sequence, for a last layer that asks for first tokens alone.
+    pub(super) fn first_items(&self) -> (CudaView<'_, u32>, usize) {
+        (self.array(|layout| layout.first_items), self.bucket.num_sequences)
+    }
+}
+
+/// Writes a batch into `words` as its bucket lays it out, and returns the bucket.
+///
+/// # Panics
+/// If `words` is shorter than the bucket.
+pub(super) fn lay_out(batch: &Packed, words: &mut [u32]) -> Bucket {
+    let bucket = Bucket::of(batch.num_tokens(), batch.num_sequences());
+    let layout = bucket.layout();
+    fill(&mut words[layout.input_ids], &batch.input_ids, 0);
+    fill(&mut words[layout.token_type_ids], &batch.token_type_ids, 0);
+    fill(&mut words[layout.position_ids], &batch.position_ids, 0);
+    fill(&mut words[layout.cu_seqlens], &batch.cu_seqlens, batch.num_tokens() as u32);
+    fill_items(&mut words[layout.items], items(batch));
+    fill_items(
+        &mut words[layout.first_items],
+        (0..batch.num_sequences()).map(|sequence| [sequence as u32, 0]),
+    );
+    bucket
+}
+
+fn fill(to: &mut [u32], from: &[u32], rest: u32) {
+    let (head, tail) = to.split_at_mut(from.len());
+    head.copy_from_slice(from);
+    tail.fill(rest);
+}
+
+fn fill_items(to: &mut [u32], items: impl Iterator<Item = [u32; 2]>) {
+    let items = items.chain(std::iter::repeat(NO_ITEM));
+    to.chunks_exact_mut(2).zip(items).for_each(|(to, item)| to.copy_from_slice(&item));
+}
+
+/// Blocks of the longest sequences first: a block walks all keys of its sequence, and the last blocks to
+/// start decide when the launch ends.
+fn items(batch: &Packed) -> impl Iterator<Item = [u32; 2]> {
+    let len = |sequence: u32| batch.rows(sequence as usize).len();
+    let mut sequences: Vec<u32> = (0..batch.num_sequences() as u32).collect();
+    sequences.sort_unstable_by_key(|sequence| (Reverse(len(*sequence)), *sequence));
+    sequences.into_iter().flat_map(move |sequence| {
+        let blocks = len(sequence).div_ceil(ATTENTION_QUERIES) as u32;
+        (0..blocks).map(move |block| [sequence, block])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn packed(lens: &[usize]) -> Packed {
+        let mut batch = Packed::with_capacity(0, lens.len());
+        lens.iter().for_each(|len| batch.push(&vec![7; *len], *len / 2));
+        batch
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_holds_its_batch_with_little_to_spare(lens in prop::collection::vec(1usize..600, 1..90)) {
+            let batch = packed(&lens);
+            let bucket = Bucket::of(batch.num_tokens(), batch.num_sequences());
+            prop_assert!(bucket.num_tokens >= batch.num_tokens());
+            prop_assert!(bucket.num_sequences >= batch.num_sequences());
+            let padding = bucket.num_tokens - batch.num_tokens();
+            prop_assert!(padding < LEAST_TOKENS.max(batch.num_tokens() / 4), "{padding} rows of padding");
+            // What fits a bucket has that bucket: graphs are found again.
+            prop_assert_eq!(Bucket::of(bucket.num_tokens, bucket.num_sequences), bucket);
+        }
+
+        #[test]
+        fn every_block_of_queries_is_one_work_item(lens in prop::collection::vec(1usize..600, 1..90)) {
+            let batch = packed(&lens);
+            let mut words = vec![0xABAD_1DEA; 1 << 17];
+            let bucket = lay_out(&batch, &mut words);
+            let mut items: Vec<_> = words[bucket.layout().items]
+                .chunks(2)
+                .map(|item| (item[0], item[1]))
+                .take_while(|item| item.0 != u32::MAX)
+                .collect();
+            let longest = lens[items[0].0 as usize];
+            prop_assert_eq!(longest, *lens.iter().max().unwrap());
+            items.sort_unstable();
+            let expected: Vec<_> = (0..lens.len() as u32)
+                .flat_map(|i| {
+                    let blocks = lens[i as usize].div_ceil(ATTENTION_QUERIES) as u32;
+                    (0..blocks).map(move |block| (i, block))
+                })
+                .collect();
+            prop_assert_eq!(items, expected);
+            prop_assert!(words[bucket.num_words()..].iter().all(|word| *word == 0xABAD_1DEA));
+        }
+    }
+}

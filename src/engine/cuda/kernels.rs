@@ -1,0 +1,94 @@
+//! The compiled kernels, embedded as PTX, and their functions on one device.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUfunction_attribute;
+use cudarc::driver::{CudaContext, CudaFunction};
+use cudarc::nvrtc::Ptx;
+
+use super::error::fault;
+use crate::error::DeviceError;
+
+/// Dynamic shared memory that a kernel may ask for without opting in.
+const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
+
+/// Functions by what they compute. Attention comes with the head size that a model asks for.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    pub(super) embed_norm: CudaFunction,
+    pub(super) gemm_128: CudaFunction,
+    pub(super) gemm_64: CudaFunction,
+    pub(super) residual_norm: CudaFunction,
+    pub(super) pool: CudaFunction,
+    pub(super) normalize: CudaFunction,
+    pub(super) classify: CudaFunction,
+}
+
+/// The text of a kernel of `kernels/ptx`, and its name, which is that of the file.
+macro_rules! ptx {
+    ($name:literal) => {
+        ($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx/", $name, ".ptx")))
+    };
+}
+
+/// A kernel before it is loaded: its name and text.
+type Source = (&'static str, &'static str);
+
+impl Kernels {
+    pub(super) fn load(context: &Arc<CudaContext>) -> Result<Self, DeviceError> {
+        let load = |source| load(context, source, 0);
+        Ok(Self {
+            embed_norm: load(ptx!("embed_norm_f16_sm80"))?,
+            gemm_128: load(ptx!("gemm_f16_128x128x32_sm80"))?,
+            gemm_64: load(ptx!("gemm_f16_64x64x64_sm80"))?,
+            residual_norm: load(ptx!("residual_norm_f16_sm80"))?,
+            pool: load(ptx!("pool_f16_sm80"))?,
+            normalize: load(ptx!("normalize_f16_sm80"))?,
+            classify: load(ptx!("classify_f16_sm80"))?,
+        })
+    }
+}
+
+/// Attention for one head size, and what its launch needs.
+#[derive(Debug)]
+pub(super) struct Attention {
+    pub(super) function: CudaFunction,
+    pub(super) head_dim: usize,
+    pub(super) shared_bytes: u32,
+}
+
+impl Attention {
+    /// # Errors
+    /// No kernel has this head size.
+    pub(super) fn load(context: &Arc<CudaContext>, head_dim: usize) -> Result<Self, DeviceError> {
+        let (source, shared_bytes) = match head_dim {
+            32 => (ptx!("attention_f16_d32_sm80"), 16 << 10),
+            64 => (ptx!("attention_f16_d64_sm80"), 32 << 10),
+            96 => (ptx!("attention_f16_d96_sm80"), 48 << 10),
+            128 => (ptx!("attention_f16_d128_sm80"), 64 << 10),
+            _ => {
+                let message =
+                    format!("attention heads of {head_dim} are not supported; 32, 64, 96, 128 are");
+                return Err(DeviceError::new(message));
+            }
+        };
+        let function = load(context, source, shared_bytes)?;
+        Ok(Self { function, head_dim, shared_bytes })
+    }
+}
+
+/// The driver compiles the text for its card; `shared_bytes` is what launches will ask for.
+fn load(
+    context: &Arc<CudaContext>,
+    (name, text): Source,
+    shared_bytes: u32,
+) -> Result<CudaFunction, DeviceError> {
+    let what = format!("loading kernel {name}");
+    let module = context.load_module(Ptx::from_src(text)).map_err(fault(&what))?;
+    let function = module.load_function(name).map_err(fault(&what))?;
+    if shared_bytes > SHARED_WITHOUT_OPT_IN {
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, shared_bytes as i32).map_err(fault(&what))?;
+    }
+    Ok(function)
+}

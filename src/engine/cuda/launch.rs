@@ -1,0 +1,162 @@
+//! Typed launches, one a kernel: grid, block and arguments as the head of each `kernels/*.cu` asks.
+//!
+//! The callers in the parent module compared widths and row counts; the sizes of the buffers follow from them.
+
+use cudarc::driver::{LaunchConfig, PushKernelArg};
+
+use super::buffers::{Elements, Embeddings, Linear, Norm, Rows, VECTOR};
+use super::kernels::Attention;
+use super::{Batch, Cuda};
+use crate::engine::{Epilogue, Pooling, Queries};
+
+const WARP: usize = 32;
+/// Both GEMM tiles run four warps and three stages of 16 KiB.
+const GEMM_THREADS: u32 = 128;
+const GEMM_SHARED_BYTES: u32 = 48 << 10;
+const ATTENTION_THREADS: u32 = 128;
+const CLASSIFY_WARPS: usize = 4;
+/// No bound on the keys that a query sees on that side: positions stay far below.
+const UNBOUNDED: i32 = 1 << 30;
+/// A null pointer: an argument left out.
+const NONE: u64 = 0;
+
+/// Threads for a row of eight columns each, in whole warps.
+fn row_threads(width: usize) -> u32 {
+    (width / VECTOR).next_multiple_of(WARP) as u32
+}
+
+fn config(grid: (usize, usize), threads: u32, shared_mem_bytes: u32) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (grid.0 as u32, grid.1 as u32, 1),
+        block_dim: (threads, 1, 1),
+        shared_mem_bytes,
+    }
+}
+
+impl Cuda {
+    pub(super) fn launch_embed_norm(
+        &self,
+        batch: &Batch,
+        table: &Embeddings,
+        norm: &Norm,
+        out: &mut Rows,
+    ) {
+        let (ids, types, positions) =
+            (batch.input_ids(), batch.token_type_ids(), batch.position_ids());
+        let width = norm.width as i32;
+        let config = config((out.num_rows, 1), row_threads(norm.width), 0);
+        let mut launch = self.stream.launch_builder(&self.kernels.embed_norm);
+        launch.arg(&ids).arg(&types).arg(&positions);
+        launch.arg(&table.words).arg(&table.types).arg(&table.positions);
+        launch.arg(&norm.gamma).arg(&norm.beta).arg(&norm.eps).arg(&width).arg(out.halves_mut());
+        // SAFETY: one block a token of the bucket, whose arrays and output rows have that many; ids were
+        // checked against the tables when the batch was taken, and padding is id 0.
+        self.enqueued("embed_norm", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_gemm(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
+        let m = x.num_rows;
+        let (kernel, tile) = if self.fills_device(m, w.n) {
+            (&self.kernels.gemm_128, 128)
+        } else {
+            (&self.kernels.gemm_64, 64)
+        };
+        let config =
+            config((w.n.div_ceil(tile), m.div_ceil(tile)), GEMM_THREADS, GEMM_SHARED_BYTES);
+        let [rows, n, k] = [m, w.n, w.k].map(|size| size as i32);
+        let [x_stride, weight_stride, out_stride] =
+            [x.width, w.stride, out.width].map(|s| s as i32);
+        let epilogue = epilogue as i32;
+        let mut launch = self.stream.launch_builder(kernel);
+        launch.arg(x.halves()).arg(&w.weight).arg(&w.bias).arg(&NONE).arg(out.halves_mut());
+        launch.arg(&rows).arg(&n).arg(&k);
+        launch.arg(&x_stride).arg(&weight_stride).arg(&out_stride).arg(&out_stride).arg(&epilogue);
+        // SAFETY: the kernel guards its edges by m, n and k; strides are those of the buffers, multiples of a
+        // vector by construction.
+        self.enqueued("gemm", unsafe { launch.launch(config) });
+    }
+
+    /// Whether tiles of 128 x 128 keep two blocks on every multiprocessor. Both tiles give the same bits, so
+    /// the choice may follow the number of rows.
+    fn fills_device(&self, m: usize, n: usize) -> bool {
+        m.div_ceil(128) * n.div_ceil(128) >= 2 * self.num_multiprocessors
+    }
+
+    pub(super) fn launch_classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
+        let blocks = (x.num_rows * w.n).div_ceil(CLASSIFY_WARPS);
+        let config = config((blocks, 1), (CLASSIFY_WARPS * WARP) as u32, 0);
+        let [rows, labels, width] = [x.num_rows, w.n, w.stride].map(|size| size as i32);
+        let Elements::F32(logits) = &mut out.data else { panic!("logits are f32") };
+        let mut launch = self.stream.launch_builder(&self.kernels.classify);
+        launch.arg(x.halves()).arg(&w.weight).arg(&w.bias).arg(logits);
+        launch.arg(&rows).arg(&labels).arg(&width);
+        // SAFETY: a warp a logit, guarded by rows and labels; rows of x are as wide as those of the weight,
+        // since activations are whole vectors wide.
+        self.enqueued("classify", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_attention(
+        &self,
+        attention: &Attention,
+        qkv: &Rows,
+        batch: &Batch,
+        queries: Queries,
+        num_heads: usize,
+        out: &mut Rows,
+    ) {
+        let (items, num_items) = match queries {
+            Queries::All => batch.items(),
+            Queries::First => batch.first_items(),
+        };
+        let cu_seqlens = batch.cu_seqlens();
+        let config = config((num_items * num_heads, 1), ATTENTION_THREADS, attention.shared_bytes);
+        let heads = num_heads as i32;
+        let [qkv_stride, out_stride] = [qkv.width, out.width].map(|stride| stride as i32);
+        let first_only = i32::from(queries == Queries::First);
+        let mut launch = self.stream.launch_builder(&attention.function);
+        launch.arg(qkv.halves()).arg(&cu_seqlens).arg(&items).arg(out.halves_mut());
+        launch.arg(&heads).arg(&heads).arg(&qkv_stride).arg(&out_stride);
+        launch.arg(&UNBOUNDED).arg(&UNBOUNDED).arg(&first_only);
+        // SAFETY: items name sequences of the batch and blocks within them, or end their block; rows of qkv
+        // and out are those of the bucket.
+        self.enqueued("attention", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {
+        let width = norm.width as i32;
+        let config = config((hidden.num_rows, 1), row_threads(norm.width), 0);
+        let hidden = hidden.halves();
+        let mut launch = self.stream.launch_builder(&self.kernels.residual_norm);
+        launch.arg(hidden).arg(update.halves()).arg(&norm.gamma).arg(&norm.beta);
+        launch.arg(&norm.eps).arg(&width).arg(&NONE).arg(hidden);
+        // SAFETY: one block a row; the kernel reads its columns of `hidden` before it writes them, and the
+        // caller borrowed them alone.
+        self.enqueued("residual_norm", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_pool(
+        &self,
+        hidden: &Rows,
+        batch: &Batch,
+        pooling: Pooling,
+        out: &mut Rows,
+    ) {
+        let cu_seqlens = batch.cu_seqlens();
+        let (width, pooling) = (hidden.width as i32, pooling as i32);
+        let config = config((out.num_rows, 1), row_threads(hidden.width), 0);
+        let mut launch = self.stream.launch_builder(&self.kernels.pool);
+        launch.arg(hidden.halves()).arg(&cu_seqlens).arg(&width).arg(&pooling);
+        launch.arg(out.halves_mut());
+        // SAFETY: one block a sequence of the bucket; cu_seqlens ends at rows of the batch.
+        self.enqueued("pool", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_normalize(&self, rows: &mut Rows) {
+        let width = rows.width as i32;
+        let config = config((rows.num_rows, 1), row_threads(rows.width), 0);
+        let mut launch = self.stream.launch_builder(&self.kernels.normalize);
+        launch.arg(rows.halves_mut()).arg(&width);
+        // SAFETY: one block a row.
+        self.enqueued("normalize", unsafe { launch.launch(config) });
+    }
+}

@@ -1,0 +1,267 @@
+//! The GPU engine: the hand-written kernels of `kernels/`, launched on one NVIDIA device.
+//!
+//! f16 in, f32 inside. Operations are enqueued on one stream and captured into graphs, one a [`Bucket`]; what
+//! fails shows when the results are read. See kernels/README.md for what has run where.
+
+mod batch;
+mod buffers;
+mod error;
+mod graphs;
+mod kernels;
+mod launch;
+pub mod probe;
+mod slot;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cudarc::driver::sys::CUdevice_attribute;
+use cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, DeviceRepr, DriverError, HostSlice, ValidAsZeroBits,
+};
+use half::f16;
+
+use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use crate::error::DeviceError;
+use error::fault;
+use kernels::{Attention, Kernels};
+
+pub use batch::{Batch, Bucket};
+pub use buffers::{Embeddings, Linear, Norm, Rows};
+pub use graphs::Graphs;
+pub use slot::Slot;
+
+use buffers::Elements;
+
+/// Queries that a block of attention takes.
+const ATTENTION_QUERIES: usize = 64;
+/// 512 threads of eight columns.
+const MAX_NORM_WIDTH: usize = 4096;
+
+/// One GPU.
+#[derive(Debug)]
+pub struct Cuda {
+    context: Arc<CudaContext>,
+    /// Computes, in order.
+    stream: Arc<CudaStream>,
+    /// Copies a batch in while another computes.
+    copies: Arc<CudaStream>,
+    kernels: Kernels,
+    num_multiprocessors: usize,
+    /// The first operation that could not be enqueued.
+    refused: Mutex<Option<DeviceError>>,
+}
+
+impl Cuda {
+    /// Takes the device into use and compiles the kernels for it.
+    ///
+    /// # Errors
+    /// The driver refuses: no memory, or a PTX newer than itself.
+    pub fn new(device: &probe::Device) -> Result<Self, DeviceError> {
+        let at = |what: &str| fault(format!("GPU {}: {what}", device.ordinal));
+        let context = CudaContext::new(device.ordinal).map_err(at("opening"))?;
+        // SAFETY: this file and its children order the two streams by events of their own. The bindings'
+        // tracking would put an event on every argument of every launch, which a capture refuses.
+        unsafe { context.disable_event_tracking() };
+        let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        Ok(Self {
+            stream: context.new_stream().map_err(at("making a stream"))?,
+            copies: context.new_stream().map_err(at("making a stream"))?,
+            kernels: Kernels::load(&context)?,
+            num_multiprocessors: context.attribute(multiprocessors).map_err(at("asking"))? as usize,
+            refused: Mutex::new(None),
+            context,
+        })
+    }
+
+    /// Bytes of device memory that nobody has taken.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn free_memory_bytes(&self) -> Result<usize, DeviceError> {
+        self.context.mem_get_info().map(|(free, _)| free).map_err(fault("asking for free memory"))
+    }
+
+    /// Waits for all that was enqueued.
+    ///
+    /// # Errors
+    /// Some of it failed.
+    pub fn synchronize(&self) -> Result<(), DeviceError> {
+        self.take_refusal()?;
+        self.stream.synchronize().map_err(fault("computing"))?;
+        self.copies.synchronize().map_err(fault("copying"))
+    }
+
+    /// Remembers an operation that the driver would not enqueue.
+    fn enqueued<T>(&self, what: &str, result: Result<T, DriverError>) {
+        if let Err(error) = result {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.get_or_insert(fault(what)(error));
+        }
+    }
+
+    fn take_refusal(&self) -> Result<(), DeviceError> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.take().map_or(Ok(()), Err)
+    }
+
+    /// Memory of `len` zeros. Activations begin as numbers: rows of a bucket that no batch filled are read.
+    fn zeros<T>(&self, what: &str, len: usize) -> Result<CudaSlice<T>, DeviceError>
+    where
+        T: DeviceRepr + ValidAsZeroBits,
+    {
+        let bytes = len * size_of::<T>();
+        let what = format!("allocating {bytes} bytes for {what}");
+        self.stream.alloc_zeros(len.max(1)).map_err(fault(&what))
+    }
+
+    fn upload<T, S>(&self, what: &str, values: &S) -> Result<CudaSlice<T>, DeviceError>
+    where
+        T: DeviceRepr,
+        S: HostSlice<T> + ?Sized,
+    {
+        let bytes = values.len() * size_of::<T>();
+        let what = format!("copying {bytes} bytes of {what} to the device");
+        self.stream.clone_htod(values).map_err(fault(&what))
+    }
+}
+
+// === impl Backend ===
+
+impl Backend for Cuda {
+    type Linear = Linear;
+    type Norm = Norm;
+    type Embeddings = Embeddings;
+    type Rows = Rows;
+    type Scratch = Scratch;
+    type Batch = Batch;
+
+    fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
+        let (rows, stride) = buffers::padded_rows(init);
+        Ok(Linear {
+            weight: self.upload("a weight", &rows)?,
+            bias: self.upload("a bias", init.bias)?,
+            n: init.n,
+            k: init.k,
+            stride,
+        })
+    }
+
+    fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Norm, DeviceError> {
+        buffers::check_norm(init)?;
+        Ok(Norm {
+            gamma: self.upload("a norm", init.gamma)?,
+            beta: self.upload("a norm", init.beta)?,
+            eps: init.eps,
+            width: init.gamma.len(),
+        })
+    }
+
+    fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Embeddings, DeviceError> {
+        let table = |values: &[f32]| self.upload("embeddings", &buffers::to_halves(values));
+        Ok(Embeddings {
+            words: table(&init.words)?,
+            types: table(&init.types)?,
+            positions: table(&init.positions)?,
+            hidden_size: init.hidden_size,
+        })
+    }
+
+    fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
+        buffers::check_width("a row", width, usize::MAX)?;
+        let data = Elements::F16(self.zeros::<f16>("activations", max_rows * width)?);
+        Ok(Rows { data, width, num_rows: 0, max_rows })
+    }
+
+    fn logits(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
+        let data = Elements::F32(self.zeros::<f32>("logits", max_rows * width)?);
+        Ok(Rows { data, width, num_rows: 0, max_rows })
+    }
+
+    fn scratch(&self, _max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
+        Ok(Scratch { attention: Attention::load(&self.context, head_dim)? })
+    }
+
+    fn embed_norm(&self, batch: &Batch, table: &Embeddings, norm: &Norm, out: &mut Rows) {
+        assert!(norm.width == table.hidden_size && out.width == norm.width, "widths to norm");
+        out.set_rows(batch.bucket.num_tokens);
+        self.launch_embed_norm(batch, table, norm, out);
+    }
+
+    fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
+        assert_eq!((x.width, out.width), (w.k, w.n), "columns to multiply and to write");
+        out.set_rows(x.num_rows);
+        self.launch_gemm(x, w, epilogue, out);
+    }
+
+    fn classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
+        assert_eq!((x.width, out.width), (w.k, w.n), "columns to multiply and to write");
+        out.set_rows(x.num_rows);
+        self.launch_classify(x, w, out);
+    }
+
+    fn attention(
+        &self,
+        qkv: &Rows,
+        batch: &Batch,
+        queries: Queries,
+        num_heads: usize,
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        let width = num_heads * scratch.attention.head_dim;
+        assert_eq!((qkv.width, out.width), (3 * width, width), "columns of all heads");
+        assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        out.set_rows(match queries {
+            Queries::All => qkv.num_rows,
+            Queries::First => batch.bucket.num_sequences,
+        });
+        self.launch_attention(&scratch.attention, qkv, batch, queries, num_heads, out);
+    }
+
+    fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {
+        assert_eq!(hidden.num_rows, update.num_rows, "rows to add");
+        assert!(hidden.width == norm.width && update.width == norm.width, "widths to norm");
+        self.launch_residual_norm(hidden, update, norm);
+    }
+
+    fn pool(&self, hidden: &Rows, batch: &Batch, pooling: Pooling, out: &mut Rows) {
+        assert_eq!(hidden.width, out.width, "columns to pool");
+        assert_eq!(hidden.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        out.set_rows(batch.bucket.num_sequences);
+        self.launch_pool(hidden, batch, pooling, out);
+    }
+
+    fn normalize(&self, rows: &mut Rows) {
+        self.launch_normalize(rows);
+    }
+
+    fn read(&self, rows: &Rows, out: &mut [f32]) -> Result<(), DeviceError> {
+        assert!(out.len() <= rows.num_rows * rows.width, "floats to read");
+        self.take_refusal()?;
+        match &rows.data {
+            Elements::F32(data) => {
+                let copied = self.stream.memcpy_dtoh(&data.slice(..out.len()), out);
+                copied.map_err(fault("reading logits"))?;
+                self.synchronize()
+            }
+            Elements::F16(data) => {
+                let mut halves = vec![f16::ZERO; out.len()];
+                let copied = self.stream.memcpy_dtoh(&data.slice(..out.len()), &mut halves);
+                copied.map_err(fault("reading rows"))?;
+                self.synchronize()?;
+                out.iter_mut().zip(&halves).for_each(|(to, from)| *to = from.to_f32());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The attention kernel of a head size; it needs no memory of its own.
+#[derive(Debug)]
+pub struct Scratch {
+    attention: Attention,
+}
+
+/// How often a wait looks whether the device is done: a fraction of the shortest batch.
+const POLL: Duration = Duration::from_micros(20);

@@ -1,0 +1,124 @@
+//! Runs a model over a batch: cuts it into groups and lets the engine threads take them one by one.
+
+use super::{Family, Scorer, check_room};
+use crate::engine::Backend;
+use crate::engine::groups::Groups;
+use crate::engine::packed::Packed;
+use crate::engine::pool::Pool;
+use crate::error::DeviceError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A model on the threads of a CPU.
+#[derive(Debug)]
+pub struct Threads<B: Backend<Batch = Packed>, F: Family<B>> {
+    backend: B,
+    family: F,
+    pool: Pool,
+    groups: Groups,
+    lanes: Vec<Mutex<Lane<F::Lane>>>,
+}
+
+/// What one thread works with.
+#[derive(Debug)]
+struct Lane<L> {
+    activations: L,
+    group: Packed,
+    /// The sequences this thread scored in this batch, and their rows.
+    scored: Vec<u32>,
+    results: Vec<f32>,
+    fault: Option<DeviceError>,
+}
+
+impl<B: Backend<Batch = Packed>, F: Family<B>> Threads<B, F> {
+    /// # Errors
+    /// No memory for the activations.
+    pub fn new(backend: B, family: F, pool: Pool) -> Result<Self, DeviceError> {
+        let groups = Groups::new(pool.num_threads(), family.limits().max_length);
+        let max_tokens = groups.max_tokens();
+        let lane = |_| {
+            Ok(Mutex::new(Lane {
+                activations: family.lane(&backend, max_tokens)?,
+                group: Packed::with_capacity(max_tokens, max_tokens),
+                scored: Vec::new(),
+                results: Vec::new(),
+                fault: None,
+            }))
+        };
+        let lanes = (0..pool.num_threads()).map(lane).collect::<Result<_, _>>()?;
+        Ok(Self { backend, family, pool, groups, lanes })
+    }
+}
+
+impl<B: Backend<Batch = Packed>, F: Family<B>> Scorer for Threads<B, F> {
+    fn width(&self) -> usize {
+        self.family.width()
+    }
+
+    fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
+        self.family.limits().check(batch)?;
+        check_room(batch, self.family.width(), out)?;
+        self.groups.deal(&batch.cu_seqlens, self.family.limits().token_cost);
+        for lane in &self.lanes {
+            let mut lane = lock(lane);
+            lane.scored.clear();
+            lane.results.clear();
+            lane.fault = None;
+        }
+        let (backend, family) = (&self.backend, &self.family);
+        let (groups, lanes) = (&self.groups, &self.lanes);
+        let next_group = AtomicUsize::new(0);
+        let job = |thread: usize| {
+            let mut lane = lock(&lanes[thread]);
+            loop {
+                let i = next_group.fetch_add(1, Ordering::Relaxed);
+                if i >= groups.len() {
+                    return;
+                }
+                if let Err(fault) = lane.score_group(backend, family, batch, groups.members(i)) {
+                    lane.fault = Some(fault);
+                    return;
+                }
+            }
+        };
+        self.pool.run(&job).map_err(DeviceError::new)?;
+
+        let width = self.family.width();
+        for lane in &self.lanes {
+            let mut lane = lock(lane);
+            if let Some(fault) = lane.fault.take() {
+                return Err(fault);
+            }
+            for (i, result) in lane.scored.iter().zip(lane.results.chunks_exact(width)) {
+                out[*i as usize * width..][..width].copy_from_slice(result);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A lane that a panic left is cleared before its next use, so poison means nothing.
+fn lock<L>(lane: &Mutex<Lane<L>>) -> MutexGuard<'_, Lane<L>> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<L> Lane<L> {
+    fn score_group<B: Backend<Batch = Packed>, F: Family<B, Lane = L>>(
+        &mut self,
+        backend: &B,
+        family: &F,
+        batch: &Packed,
+        members: &[u32],
+    ) -> Result<(), DeviceError> {
+        self.group.clear();
+        for i in members {
+            self.group.push_sequence(batch, *i as usize);
+        }
+        let start = self.results.len();
+        self.results.resize(start + members.len() * family.width(), 0.0);
+        let rows = family.forward(backend, &mut self.activations, &self.group);
+        backend.read(rows, &mut self.results[start..])?;
+        self.scored.extend_from_slice(members);
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! The emulated driver in this process: opened by its path, then found by the name it bears.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use rerankd::engine::cuda::probe::{Device, probe};
+
+/// cargo builds the library of a dependency beside the tests that depend on it.
+pub fn library() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    test.with_file_name("libsimt.so")
+}
+
+/// The GPUs of the emulated driver. No other may be found: results of a card are not those of a test.
+pub fn gpus() -> Vec<Device> {
+    static DRIVER: LazyLock<Library> = LazyLock::new(|| {
+        let path = library();
+        // SAFETY: the library of the emulator; it runs nothing on loading.
+        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    });
+    LazyLock::force(&DRIVER);
+    let gpus = probe().expect("the emulated driver has a GPU");
+    assert!(gpus.iter().all(|gpu| gpu.name.contains("simt")), "not the emulator: {gpus:?}");
+    gpus
+}

@@ -1,0 +1,125 @@
+//! Whole forward passes.
+
+use std::path::{Path, PathBuf};
+
+use rerankd::model::loader::LoadOptions;
+use rerankd::model::source::ModelFiles;
+use rerankd::request::{Inputs, Truncation};
+use rerankd::rerank::{Prepared, prepare};
+
+use crate::support::*;
+
+/// Of the tiny model: three layers of f16 roundings, whose sum moves a logit by a part in a thousand.
+const TINY_TOLERANCE: f32 = 5e-3;
+const TINY_VOCAB: usize = 293;
+
+#[test]
+fn a_model_gives_the_logits_of_the_cpu_at_every_length() {
+    let folder = tiny_model();
+    let (mut cpu, mut gpu) = (on_cpu(folder.path()), on_gpus(folder.path(), 2048).remove(0));
+    for lens in [
+        &[1][..],
+        &[15, 16, 17],
+        &[63, 64, 65, 1],
+        &[127, 128, 129],
+        &[511, 512],
+        &[512, 1, 2, 3, 1, 1, 7, 1, 1, 1],
+    ] {
+        let batch = packed(lens, TINY_VOCAB, 5);
+        let (expected, got) = (score(&mut *cpu, &batch), score(&mut *gpu, &batch));
+        let difference = largest_difference(&expected, &got);
+        assert!(difference < TINY_TOLERANCE, "{lens:?}: {difference}");
+    }
+}
+
+#[test]
+fn a_pair_has_the_same_bits_alone_and_among_mates() {
+    let folder = tiny_model();
+    let mut gpu = on_gpus(folder.path(), 2048).remove(0);
+    let lens = [70, 3, 129, 64, 1, 200, 33];
+    let together = packed(&lens, TINY_VOCAB, 9);
+    let expected = score(&mut *gpu, &together);
+    for (i, expected) in expected.chunks(2).enumerate() {
+        let mut alone = packed(&[], TINY_VOCAB, 0);
+        alone.push_sequence(&together, i);
+        let got = score(&mut *gpu, &alone);
+        assert_eq!(
+            got.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            expected.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            "sequence {i}"
+        );
+    }
+}
+
+#[test]
+fn batches_begun_ahead_give_what_they_give_alone() {
+    let folder = tiny_model();
+    let mut gpu = on_gpus(folder.path(), 1024).remove(0);
+    let batches: Vec<_> = (0..6).map(|i| packed(&[20 + i * 9, 64, 5], TINY_VOCAB, i)).collect();
+    let alone: Vec<_> = batches.iter().map(|batch| score(&mut *gpu, batch)).collect();
+    gpu.begin(&batches[0]);
+    for i in 0..batches.len() {
+        if let Some(next) = batches.get(i + 1) {
+            gpu.begin(next);
+        }
+        assert_eq!(score(&mut *gpu, &batches[i]), alone[i], "batch {i}");
+    }
+    assert_eq!(gpu.num_begun(), 0);
+}
+
+#[test]
+fn a_batch_beyond_the_arena_is_refused_and_the_next_is_served() {
+    let folder = tiny_model();
+    let mut gpu = on_gpus(folder.path(), 512).remove(0);
+    let large = packed(&[512, 512], TINY_VOCAB, 1);
+    let error = gpu.score(&large, &mut [0.0; 4]).unwrap_err();
+    assert!(error.to_string().contains("1024 tokens") && !error.lost, "{error}");
+    let small = packed(&[8], TINY_VOCAB, 1);
+    assert!(gpu.score(&small, &mut [0.0; 2]).is_ok());
+}
+
+fn default_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default")
+}
+
+/// The default model's logits on both engines, through its tokenizer.
+fn default_logits(inputs: &Inputs) -> (Vec<f32>, Vec<f32>) {
+    let folder = default_model();
+    let files = ModelFiles::open_folder(&folder).unwrap();
+    let Prepared { encoder, .. } = prepare(&files, &LoadOptions::default()).unwrap();
+    let batch = pack(&encoder.tokenize(inputs, &Truncation::default()).unwrap().sequences);
+    let on_gpu = score(&mut *on_gpus(&folder, 512).remove(0), &batch);
+    (score(&mut *on_cpu(&folder), &batch), on_gpu)
+}
+
+/// Six real layers, logits of -7.8 to 6.6.
+#[test]
+fn the_golden_pairs_of_the_default_model_keep_their_logits() {
+    let json = std::fs::read(default_model().join("golden.json")).unwrap();
+    let golden: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
+    let text = |pair: &serde_json::Value, key: &str| pair[key].as_str().unwrap().to_owned();
+    let pairs = golden.iter().map(|pair| (text(pair, "query"), text(pair, "document"))).collect();
+    let (expected, got) = default_logits(&Inputs::Pairs(pairs));
+    let difference = largest_difference(&expected, &got);
+    assert!(difference < 2e-3, "{difference}: {got:?}, not {expected:?}");
+}
+
+#[test]
+fn documents_come_in_the_order_of_the_cpu() {
+    let documents = [
+        "Bananas are yellow.",
+        "Berlin is the capital of Germany.",
+        "Lyon lies in the east of France.",
+        "Paris is the capital of France.",
+    ];
+    let query = "what is the capital of France?".to_owned();
+    let documents = documents.map(str::to_owned).to_vec();
+    let (expected, got) = default_logits(&Inputs::OneQuery { query, documents });
+    let order = |logits: &[f32]| {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        order
+    };
+    assert_eq!(order(&got), order(&expected), "{got:?}, not {expected:?}");
+    assert!(largest_difference(&expected, &got) < 5e-3, "{got:?}, not {expected:?}");
+}
