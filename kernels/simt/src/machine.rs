@@ -6,7 +6,7 @@ use crate::counters::Counters;
 use crate::exec::{self, Launch, MmaOrder, Settings};
 use crate::fault::{Dim3, Fault, FaultKind, MemoryFault};
 use crate::lower::{LowerError, lower};
-use crate::memory::address::DevicePtr;
+use crate::memory::address::{DevicePtr, MAX_ALLOCATIONS};
 use crate::memory::global::GlobalMemory;
 use crate::program::Kernel;
 use crate::ptx::ast::Space;
@@ -132,7 +132,14 @@ pub struct Machine {
 impl Machine {
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let memory = GlobalMemory::new(options.memory_bytes);
+        Machine::with_ids(options, 0, MAX_ALLOCATIONS)
+    }
+
+    /// A device whose allocations have ids from `first_id` on, at most `num_ids`: devices with ranges
+    /// apart do not know each other's addresses.
+    #[must_use]
+    pub fn with_ids(options: Options, first_id: usize, num_ids: usize) -> Self {
+        let memory = GlobalMemory::with_ids(options.memory_bytes, first_id, num_ids);
         Machine { options, memory }
     }
 
