@@ -51,6 +51,21 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A card of that compute capability, with the shared memory that the CUDA programming guide's
+    /// table of technical specifications gives a block of it.
+    #[must_use]
+    pub fn of_card(compute_capability: (u32, u32)) -> Options {
+        let kib = match compute_capability {
+            (7, _) => 64,
+            (8, 6 | 9) | (12, _) => 99,
+            (9 | 10, _) => 227,
+            _ => 163,
+        };
+        Options { compute_capability, max_shared_bytes: kib * 1024, ..Options::default() }
+    }
+}
+
 /// Why a PTX text was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {

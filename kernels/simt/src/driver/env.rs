@@ -5,7 +5,7 @@
 //! | `SIMT_LOG` | 0 faults only, 1 launches, 2 every call | 0 |
 //! | `SIMT_SEED` | order of streams, blocks, warps | 0 |
 //! | `SIMT_DEVICES` | number of devices; with 0 `cuInit` finds none | 1 |
-//! | `SIMT_CC` | compute capability, as 80 or 90 | 80 |
+//! | `SIMT_CC` | compute capability, as 80 or 90, and its shared memory | 80 |
 //! | `SIMT_DRIVER` | the driver's version, as 11020 or 12040 | 13000 |
 //! | `SIMT_PTX` | newest PTX accepted, as 7.8 | what the driver's version reads |
 //! | `SIMT_MEMORY` | bytes of memory of each device | 1 GiB |
@@ -52,12 +52,12 @@ impl Switches {
             text?.trim().parse().ok()
         }
         let number = |name: &str| value::<u64>(get(name));
-        let mut options = Options::default();
+        let mut options = match value::<u32>(get("SIMT_CC")) {
+            Some(cc) => Options::of_card((cc / 10, cc % 10)),
+            None => Options::default(),
+        };
         if let Some(seed) = number("SIMT_SEED") {
             options.seed = seed;
-        }
-        if let Some(cc) = value::<u32>(get("SIMT_CC")) {
-            options.compute_capability = (cc / 10, cc % 10);
         }
         if let Some(bytes) = number("SIMT_MEMORY") {
             options.memory_bytes = bytes;
@@ -118,6 +118,7 @@ mod tests {
         let options = &switches.options;
         assert_eq!((options.compute_capability, options.max_ptx_version), ((9, 0), (7, 8)));
         assert_eq!((options.memory_bytes, switches.fail_alloc), (4096, Some(3)));
+        assert_eq!(options.max_shared_bytes, 227 * 1024);
         assert!(!switches.pools && !options.detect_races && switches.fail_launch.is_none());
         assert_eq!((switches.fault_launch, switches.hang_launch), (Some(4), Some(5)));
         assert_eq!((switches.hang_ms, switches.devices), (6, 3));
