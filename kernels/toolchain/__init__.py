@@ -12,10 +12,11 @@ KERNELS = pathlib.Path(__file__).resolve().parent.parent
 PTX = KERNELS / "ptx"
 CACHE = KERNELS.parent / "target" / "cuda-toolchain"
 
-# The oldest ISA that knows cp.async and m16n8k16, so that drivers since CUDA 11.0 load the files. A driver
-# refuses PTX that is newer than itself, and nvcc labels its output with its own newest.
-PTX_ISA = "7.0"
-NVCC_FLAGS = ["-O3", "-std=c++17", "-arch=compute_80", "-ptx"]
+# The oldest ISA that knows the architecture's instructions: cp.async and m16n8k16, so that drivers since CUDA 11.0
+# load the files; wgmma, since CUDA 12.0. A driver refuses PTX that is newer than itself, and nvcc labels its output
+# with its own newest.
+PTX_ISA = {"80": "7.0", "90a": "8.0"}
+NVCC_FLAGS = ["-O3", "-std=c++17", "-ptx"]
 
 
 def fail(message):
@@ -68,10 +69,19 @@ def sources(names=()):
     return [source for source in found if not names or source.stem in names]
 
 
+def architecture(name):
+    """The architecture at the end of a kernel's name: 80, or 90a for code that runs nowhere else."""
+    found = re.search(r"_sm(\d+a?)$", name)
+    if not found or found[1] not in PTX_ISA:
+        fail(f"{name} ends with no architecture of {', '.join(PTX_ISA)}")
+    return found[1]
+
+
 def compile_ptx(source):
     """The PTX of one kernel, the same bytes in every folder and on every day."""
     out = CACHE / f"{source.stem}.{os.getpid()}.ptx"
-    command = [tool("nvcc"), *NVCC_FLAGS, "-o", out, source.name]
+    arch = f"-arch=compute_{architecture(source.stem)}"
+    command = [tool("nvcc"), *NVCC_FLAGS, arch, "-o", out, source.name]
     done = subprocess.run(command, cwd=source.parent, env=environment(), capture_output=True, text=True)
     sys.stderr.write(done.stderr)
     if done.returncode:
@@ -85,7 +95,7 @@ def relabel(source, text):
     """Replaces nvcc's header, which names its build, and the ISA."""
     lines = [line for line in text.splitlines() if not line.startswith("//")]
     body = "\n".join(lines).strip() + "\n"
-    body, count = re.subn(r"^\.version \S+$", f".version {PTX_ISA}", body, count=1, flags=re.M)
+    body, count = re.subn(r"^\.version \S+$", f".version {PTX_ISA[architecture(source.stem)]}", body, count=1, flags=re.M)
     if count != 1:
         fail(f"{source.name}: the PTX has no .version")
     entries = re.findall(r"\.entry (\w+)", body)

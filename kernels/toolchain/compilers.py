@@ -14,7 +14,8 @@ def nvrtc(library, includes, source):
     program = ctypes.c_void_p()
     text = source.read_bytes()
     lib.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None)
-    options = ["--gpu-architecture=compute_80", "--std=c++17", f"-I{toolchain.KERNELS}"]
+    arch = toolchain.architecture(source.stem)
+    options = [f"--gpu-architecture=compute_{arch}", "--std=c++17", f"-I{toolchain.KERNELS}"]
     options += [f"-I{include}" for include in includes]
     array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
     status = lib.nvrtcCompileProgram(program, len(options), array)
@@ -49,7 +50,8 @@ def clang_root():
 def clang(program, source, out="/dev/null"):
     """Compiles one source to PTX; None, or what clang says."""
     # C++17, warnings off where clang does not know that headers are a toolkit's.
-    command = [program, "-x", "cuda", "--cuda-device-only", "--cuda-gpu-arch=sm_80", "-std=c++17", "-O3",
+    command = [program, "-x", "cuda", "--cuda-device-only", "-std=c++17", "-O3",
+               f"--cuda-gpu-arch=sm_{toolchain.architecture(source.stem)}",
                f"--cuda-path={clang_root()}", "-Wno-unknown-cuda-version", "-S", "-o", out, source]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stderr.strip() or (f"status {done.returncode}" if done.returncode else None)

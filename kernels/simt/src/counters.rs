@@ -10,6 +10,8 @@ pub struct Counters {
     pub instructions: u64,
     pub barriers: u64,
     pub mma: u64,
+    /// `wgmma.mma_async`, counted by each of the four warps.
+    pub wgmma: u64,
     pub shared_requests: u64,
     /// Passes over the banks beyond those the request's width makes necessary.
     pub shared_bank_conflicts: u64,
@@ -33,6 +35,7 @@ impl AddAssign for Counters {
         self.instructions += other.instructions;
         self.barriers += other.barriers;
         self.mma += other.mma;
+        self.wgmma += other.wgmma;
         self.shared_requests += other.shared_requests;
         self.shared_bank_conflicts += other.shared_bank_conflicts;
         self.ldmatrix_requests += other.ldmatrix_requests;

@@ -81,6 +81,16 @@ pub enum FaultKind {
     Race { kind: RaceKind, offset: u32, other_warp: u32 },
     #[error("shared offset {offset} is the target of a cp.async that nobody waited for")]
     MissingWait { offset: u32 },
+    #[error("shared offset {offset} is written while a wgmma reads it: its wait comes later")]
+    OverwrittenOperand { offset: u32 },
+    #[error("a wgmma reads shared offset {offset}, written behind the last fence.proxy.async")]
+    MissingProxyFence { offset: u32 },
+    #[error("a register of a wgmma is touched before its wait_group")]
+    MissingWgmmaWait,
+    #[error("a register of this wgmma was touched behind the last wgmma.fence")]
+    MissingWgmmaFence,
+    #[error("wgmma: {what}")]
+    Wgmma { what: String },
     #[error("divergent: lanes {active:#010x} are here, {expected:#010x} are needed")]
     Divergent { active: u32, expected: u32 },
     #[error("divergent barrier: {reason}")]

@@ -6,7 +6,7 @@ use crate::counters::Counters;
 use crate::exec::{self, Launch, MmaOrder, Settings};
 use crate::fault::{Dim3, Fault, FaultKind, MemoryFault};
 use crate::lower::{LowerError, lower};
-use crate::memory::address::DevicePtr;
+use crate::memory::address::{DevicePtr, MAX_ALLOCATIONS};
 use crate::memory::global::GlobalMemory;
 use crate::program::Kernel;
 use crate::ptx::ast::Space;
@@ -48,6 +48,21 @@ impl Default for Options {
             perturb_approximations: false,
             mma_order: MmaOrder::Exact,
         }
+    }
+}
+
+impl Options {
+    /// A card of that compute capability, with the shared memory that the CUDA programming guide's
+    /// table of technical specifications gives a block of it.
+    #[must_use]
+    pub fn of_card(compute_capability: (u32, u32)) -> Options {
+        let kib = match compute_capability {
+            (7, _) => 64,
+            (8, 6 | 9) | (12, _) => 99,
+            (9 | 10, _) => 227,
+            _ => 163,
+        };
+        Options { compute_capability, max_shared_bytes: kib * 1024, ..Options::default() }
     }
 }
 
@@ -132,7 +147,14 @@ pub struct Machine {
 impl Machine {
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let memory = GlobalMemory::new(options.memory_bytes);
+        Machine::with_ids(options, 0, MAX_ALLOCATIONS)
+    }
+
+    /// A device whose allocations have ids from `first_id` on, at most `num_ids`: devices with ranges
+    /// apart do not know each other's addresses.
+    #[must_use]
+    pub fn with_ids(options: Options, first_id: usize, num_ids: usize) -> Self {
+        let memory = GlobalMemory::with_ids(options.memory_bytes, first_id, num_ids);
         Machine { options, memory }
     }
 

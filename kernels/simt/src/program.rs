@@ -109,6 +109,32 @@ pub struct Mma {
     pub c: Box<[Slot]>,
 }
 
+/// Where `wgmma` has its A from.
+#[derive(Debug)]
+pub enum WgmmaA {
+    /// Four registers of each lane, as `mma.m16n8k16` has them.
+    Registers(Box<[Slot]>),
+    /// A descriptor; transposed is M-major.
+    Shared { descriptor: Slot, transposed: bool },
+}
+
+/// `wgmma.mma_async.m64nNk16` with f32 sums. Each of the four warps makes 16 rows.
+#[derive(Debug)]
+pub struct Wgmma {
+    pub n: usize,
+    /// F16 or Bf16.
+    pub ty: Type,
+    pub a: WgmmaA,
+    pub b: Slot,
+    /// B is N-major.
+    pub b_transposed: bool,
+    /// False in every lane: D is not an input.
+    pub accumulate: Slot,
+    pub negate_a: bool,
+    pub negate_b: bool,
+    pub d: Box<[Slot]>,
+}
+
 #[derive(Debug)]
 pub struct Load {
     pub address: Address,
@@ -168,6 +194,8 @@ pub enum Op {
     Trap,
     /// Orders memory, which this emulator never reorders.
     Fence,
+    /// Shows ordinary writes of shared memory to wgmma.
+    ProxyFence,
     WarpSync {
         members: Slot,
     },
@@ -196,6 +224,12 @@ pub enum Op {
         src: Box<[Slot]>,
     },
     Mma(Box<Mma>),
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        pending_groups: u32,
+    },
     Shuffle(Box<ShuffleOp>),
     Vote {
         mode: Vote,
@@ -218,6 +252,60 @@ pub enum Op {
         value: Slot,
         members: Slot,
     },
+}
+
+impl Op {
+    /// Every register the instruction reads or writes, and immediates as well. Not those of wgmma,
+    /// which have rules of their own.
+    pub fn registers(&self, visit: &mut impl FnMut(Slot)) {
+        let mut all = |slots: &[Slot]| slots.iter().for_each(|&slot| visit(slot));
+        match self {
+            Op::Alu(alu) => {
+                all(&alu.src);
+                all(&[alu.dst]);
+            }
+            Op::Load(load) => {
+                all(&load.dst);
+                all(&[load.address.base]);
+            }
+            Op::Store(store) => {
+                all(&store.src);
+                all(&[store.address.base]);
+            }
+            Op::Atomic(atomic) => {
+                all(&[atomic.address.base, atomic.b, atomic.c]);
+                all(atomic.dst.as_slice());
+            }
+            Op::CopyAsync(copy) => {
+                all(&[copy.shared.base, copy.global.base]);
+                all(copy.source_bytes.as_slice());
+            }
+            Op::LoadMatrix { address, dst: registers, .. }
+            | Op::StoreMatrix { address, src: registers, .. } => {
+                all(registers);
+                all(&[address.base]);
+            }
+            Op::Mma(mma) => [&mma.a, &mma.b, &mma.c, &mma.d].into_iter().for_each(|r| all(r)),
+            Op::Shuffle(shuffle) => {
+                all(&[shuffle.dst, shuffle.value, shuffle.lane, shuffle.clamp]);
+            }
+            Op::Vote { dst, value, .. } | Op::Reduce { dst, value, .. } => all(&[*dst, *value]),
+            Op::ActiveMask { dst } | Op::Elect { dst, .. } => all(&[*dst]),
+            Op::Barrier { .. }
+            | Op::WarpSync { .. }
+            | Op::Branch { .. }
+            | Op::Exit
+            | Op::Trap
+            | Op::Fence
+            | Op::ProxyFence
+            | Op::CopyCommit
+            | Op::CopyWait { .. }
+            | Op::Wgmma(_)
+            | Op::WgmmaFence
+            | Op::WgmmaCommit
+            | Op::WgmmaWait { .. } => {}
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -249,6 +337,19 @@ pub struct Kernel {
     pub param_bytes: u32,
     pub shared_bytes: u32,
     pub local_bytes: u32,
+    /// Whether any instruction is a wgmma: only then are registers watched.
+    pub has_wgmma: bool,
     pub required_threads: Option<[u32; 3]>,
     pub max_threads: Option<u32>,
+}
+
+impl Kernel {
+    /// The wgmma at `pc`, if there is one.
+    #[must_use]
+    pub fn wgmma(&self, pc: u32) -> Option<&Wgmma> {
+        match &self.code.get(pc as usize)?.op {
+            Op::Wgmma(wgmma) => Some(wgmma),
+            _ => None,
+        }
+    }
 }

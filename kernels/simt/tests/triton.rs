@@ -29,11 +29,11 @@ impl Device {
     }
 
     /// Runs with the two scratch pointers that Triton adds and these kernels do not use.
-    fn launch(&mut self, name: &str, grid: (u32, u32), args: &[Arg]) -> Counters {
+    fn launch(&mut self, name: &str, grid: (u32, u32), threads: u32, args: &[Arg]) -> Counters {
         let mut args = args.to_vec();
         args.extend([Arg::U64(0), Arg::U64(0)]);
         self.machine
-            .launch(&self.module, name, grid, 128, self.shared_bytes, &args)
+            .launch(&self.module, name, grid, threads, self.shared_bytes, &args)
             .unwrap_or_else(|fault| panic!("{fault}"))
     }
 
@@ -42,6 +42,11 @@ impl Device {
         self.machine.copy_out(ptr, &mut bytes).expect("the result is there");
         bytes.chunks(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
     }
+}
+
+/// The same on a card that has wgmma.
+fn on_sm90(options: &Options) -> Options {
+    Options { compute_capability: (9, 0), ..options.clone() }
 }
 
 /// Values in [-1, 1], rounded to f16.
@@ -76,65 +81,165 @@ fn all_options() -> impl Iterator<Item = Options> {
     })
 }
 
-#[test]
-fn tritons_matmul_is_a_matmul() {
-    const K: usize = 96;
-    for options in all_options() {
-        let mut device = Device::new(include_str!("triton/matmul_sm80.ptx"), options);
-        let (m, n) = (70, 80);
-        let (a, b) = (values(m * K, 1), values(K * n, 2));
+/// The products are exact; what is left is the rounding to f16 of sums below 16.
+const MATMUL_TOLERANCE: f64 = 16.0 / 2048.0;
+
+/// a[m, k] b[k, n], both row-major, or with `transposed` both column-major.
+struct Matmul {
+    ptx: &'static str,
+    name: &'static str,
+    threads: u32,
+    m: usize,
+    n: usize,
+    k: usize,
+    grid: (u32, u32),
+    transposed: bool,
+}
+
+impl Matmul {
+    /// Runs under `options` and compares with sums in f64.
+    fn check(&self, options: Options) -> Counters {
+        let Matmul { m, n, k, .. } = *self;
+        let mut device = Device::new(self.ptx, options);
+        let (a, b) = (values(m * k, 1), values(k * n, 2));
         let (pa, pb) = (device.upload(&half_bytes(&a)), device.upload(&half_bytes(&b)));
-        let pc = device.machine.alloc(2 * (m * n) as u64).unwrap();
+        let pc = device.machine.alloc(2 * (m * n) as u64).expect("memory");
         let args =
             [Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(pc), Arg::I32(m as i32), Arg::I32(n as i32)];
-        let counters = device.launch("matmul", (2, 2), &args);
-        // The products are exact; what is left is the rounding to f16 of sums below 16.
-        assert_close(
-            &device.halves(pc, m * n),
-            |at| {
-                let (row, column) = (at / n, at % n);
-                (0..K).map(|k| f64::from(a[row * K + k]) * f64::from(b[k * n + column])).sum()
-            },
-            16.0 / 2048.0,
-        );
-        assert_eq!(counters.mma, 4 * 32 * 6, "4 blocks of 32 tiles, 6 steps of k");
+        let counters = device.launch(self.name, self.grid, self.threads, &args);
+        let exact = |at: usize| {
+            let (row, column) = (at / n, at % n);
+            let product = |i: usize| {
+                let (left, right) = match self.transposed {
+                    true => (i * m + row, column * k + i),
+                    false => (row * k + i, i * n + column),
+                };
+                f64::from(a[left]) * f64::from(b[right])
+            };
+            (0..k).map(product).sum()
+        };
+        assert_close(&device.halves(pc, m * n), exact, MATMUL_TOLERANCE);
         assert_eq!(counters.ldmatrix_bank_conflicts, 0, "Triton swizzles");
+        counters
     }
 }
 
 #[test]
-fn tritons_attention_is_attention() {
-    const D: usize = 64;
+fn tritons_matmul_is_a_matmul() {
     for options in all_options() {
-        let mut device = Device::new(include_str!("triton/attention_sm80.ptx"), options);
-        let (length, scale) = (70, 0.125f32);
-        let inputs = [1, 2, 3].map(|seed| values(length * D, seed));
-        let [q, k, v] = &inputs;
-        let mut args: Vec<Arg> =
-            inputs.iter().map(|values| Arg::Ptr(device.upload(&half_bytes(values)))).collect();
-        let out = device.machine.alloc(2 * (length * D) as u64).unwrap();
-        args.extend([Arg::Ptr(out), Arg::I32(length as i32), Arg::F32(scale)]);
-        let counters = device.launch("attention", (2, 1), &args);
-        let got = device.halves(out, length * D);
-        for row in 0..length {
-            let dot = |key: usize| -> f64 {
-                (0..D).map(|d| f64::from(q[row * D + d]) * f64::from(k[key * D + d])).sum()
-            };
-            let weights: Vec<f64> =
-                (0..length).map(|key| (dot(key) * f64::from(scale)).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            let exact = |d: usize| {
-                weights
-                    .iter()
-                    .enumerate()
-                    .map(|(key, w)| w * f64::from(v[key * D + d]))
-                    .sum::<f64>()
-                    / total
-            };
-            // Weights are rounded to f16 before the second product: 2^-11 of values up to 1.
-            assert_close(&got[row * D..][..D], exact, 1e-3);
+        let counters = Matmul {
+            ptx: include_str!("triton/matmul_sm80.ptx"),
+            name: "matmul",
+            threads: 128,
+            m: 70,
+            n: 80,
+            k: 96,
+            grid: (2, 2),
+            transposed: false,
         }
-        assert_eq!(counters.ldmatrix_bank_conflicts, 0, "Triton swizzles");
+        .check(options);
+        assert_eq!(counters.mma, 4 * 32 * 6, "4 blocks of 32 tiles, 6 steps of k");
+    }
+}
+
+#[test]
+fn tritons_wgmma_matmul_is_a_matmul() {
+    for options in all_options() {
+        let counters = Matmul {
+            ptx: include_str!("triton/matmul_sm90.ptx"),
+            name: "matmul",
+            threads: 128,
+            m: 70,
+            n: 80,
+            k: 96,
+            grid: (2, 2),
+            transposed: false,
+        }
+        .check(on_sm90(&options));
+        assert_eq!(counters.wgmma, 4 * 4 * 6, "4 blocks of 4 warps, 6 steps of k");
+    }
+}
+
+#[test]
+fn tritons_wgmma_matmul_of_two_warpgroups_is_a_matmul() {
+    for options in all_options() {
+        let counters = Matmul {
+            ptx: include_str!("triton/matmul_wide_sm90.ptx"),
+            name: "matmul",
+            threads: 256,
+            m: 130,
+            n: 136,
+            k: 192,
+            grid: (2, 2),
+            transposed: false,
+        }
+        .check(on_sm90(&options));
+        assert_eq!(counters.wgmma, 4 * 8 * 12, "4 blocks of 8 warps, 12 steps of k");
+    }
+}
+
+#[test]
+fn tritons_wgmma_matmul_of_transposed_factors_is_a_matmul() {
+    for options in all_options() {
+        let counters = Matmul {
+            ptx: include_str!("triton/matmul_transposed_sm90.ptx"),
+            name: "matmul_transposed",
+            threads: 128,
+            m: 128,
+            n: 48,
+            k: 64,
+            grid: (1, 2),
+            transposed: true,
+        }
+        .check(on_sm90(&options));
+        assert_eq!(counters.wgmma, 2 * 4 * 2 * 4, "2 blocks of 4 warps, 2 x 64 rows, 4 steps");
+    }
+}
+
+fn check_attention(ptx: &str, options: Options) -> Counters {
+    const D: usize = 64;
+    let mut device = Device::new(ptx, options);
+    let (length, scale) = (70, 0.125f32);
+    let inputs = [1, 2, 3].map(|seed| values(length * D, seed));
+    let [q, k, v] = &inputs;
+    let mut args: Vec<Arg> =
+        inputs.iter().map(|values| Arg::Ptr(device.upload(&half_bytes(values)))).collect();
+    let out = device.machine.alloc(2 * (length * D) as u64).expect("memory");
+    args.extend([Arg::Ptr(out), Arg::I32(length as i32), Arg::F32(scale)]);
+    let counters = device.launch("attention", (2, 1), 128, &args);
+    let got = device.halves(out, length * D);
+    for row in 0..length {
+        let dot = |key: usize| -> f64 {
+            (0..D).map(|d| f64::from(q[row * D + d]) * f64::from(k[key * D + d])).sum()
+        };
+        let weights: Vec<f64> =
+            (0..length).map(|key| (dot(key) * f64::from(scale)).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let exact = |d: usize| {
+            let weighted = |(key, w): (usize, &f64)| w * f64::from(v[key * D + d]);
+            weights.iter().enumerate().map(weighted).sum::<f64>() / total
+        };
+        // Weights are rounded to f16 before the second product: 2^-11 of values up to 1.
+        assert_close(&got[row * D..][..D], exact, 1e-3);
+    }
+    assert_eq!(counters.ldmatrix_bank_conflicts, 0, "Triton swizzles");
+    counters
+}
+
+#[test]
+fn tritons_attention_is_attention() {
+    for options in all_options() {
+        check_attention(include_str!("triton/attention_sm80.ptx"), options);
+    }
+}
+
+/// The weights are A, in registers; the values are N-major.
+#[test]
+fn tritons_wgmma_attention_is_attention() {
+    for options in all_options() {
+        let ptx = include_str!("triton/attention_sm90.ptx");
+        let counters = check_attention(ptx, on_sm90(&options));
+        assert_eq!(counters.wgmma, 2 * 4 * 3 * 6, "2 blocks of 4 warps, 3 key blocks, 4 + 2 steps");
     }
 }
 
@@ -150,7 +255,7 @@ fn tritons_layer_norm_is_a_layer_norm() {
             .collect();
         let out = device.machine.alloc(4 * (rows * n) as u64).unwrap();
         args.extend([Arg::Ptr(out), Arg::I32(n as i32), Arg::F32(1e-5)]);
-        device.launch("layer_norm", (rows as u32, 1), &args);
+        device.launch("layer_norm", (rows as u32, 1), 128, &args);
         let mut bytes = vec![0; 4 * rows * n];
         device.machine.copy_out(out, &mut bytes).unwrap();
         let got: Vec<f32> =

@@ -8,6 +8,7 @@ pub enum Status {
     InvalidValue,
     OutOfMemory,
     NotInitialized,
+    NoDevice,
     InvalidDevice,
     InvalidImage,
     InvalidContext,
@@ -26,15 +27,20 @@ pub enum Status {
     NotSupported,
     CaptureUnsupported,
     CaptureInvalidated,
+    CaptureMerge,
     CaptureUnmatched,
+    CaptureUnjoined,
+    CaptureIsolation,
+    CapturedEvent,
     Unknown,
 }
 
 /// Number, C name, sentence.
-const TABLE: [(Status, i32, &str, &str); 23] = [
+const TABLE: [(Status, i32, &str, &str); 28] = [
     (Status::InvalidValue, 1, "CUDA_ERROR_INVALID_VALUE\0", "invalid argument\0"),
     (Status::OutOfMemory, 2, "CUDA_ERROR_OUT_OF_MEMORY\0", "out of memory\0"),
     (Status::NotInitialized, 3, "CUDA_ERROR_NOT_INITIALIZED\0", "initialization error\0"),
+    (Status::NoDevice, 100, "CUDA_ERROR_NO_DEVICE\0", "no CUDA-capable device is detected\0"),
     (Status::InvalidDevice, 101, "CUDA_ERROR_INVALID_DEVICE\0", "invalid device ordinal\0"),
     (Status::InvalidImage, 200, "CUDA_ERROR_INVALID_IMAGE\0", "device kernel image is invalid\0"),
     (Status::InvalidContext, 201, "CUDA_ERROR_INVALID_CONTEXT\0", "invalid device context\0"),
@@ -94,10 +100,34 @@ const TABLE: [(Status, i32, &str, &str); 23] = [
         "operation failed due to a previous error during capture\0",
     ),
     (
+        Status::CaptureMerge,
+        902,
+        "CUDA_ERROR_STREAM_CAPTURE_MERGE\0",
+        "operation would result in a merge of separate capture sequences\0",
+    ),
+    (
         Status::CaptureUnmatched,
         903,
         "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED\0",
         "capture was not initiated in this stream\0",
+    ),
+    (
+        Status::CaptureUnjoined,
+        904,
+        "CUDA_ERROR_STREAM_CAPTURE_UNJOINED\0",
+        "capturing stream has unjoined work\0",
+    ),
+    (
+        Status::CaptureIsolation,
+        905,
+        "CUDA_ERROR_STREAM_CAPTURE_ISOLATION\0",
+        "dependency created on uncaptured work in another stream\0",
+    ),
+    (
+        Status::CapturedEvent,
+        907,
+        "CUDA_ERROR_CAPTURED_EVENT\0",
+        "operation not permitted on an event last recorded in a capturing stream\0",
     ),
     (Status::Unknown, 999, "CUDA_ERROR_UNKNOWN\0", "unknown error\0"),
 ];

@@ -1,24 +1,23 @@
-//! Graphs: what one captured stream queued, replayed.
+//! Graphs: what captured streams queued, replayed.
 
 use std::ffi::{c_int, c_ulonglong};
+use std::sync::Arc;
 
-use super::queue::DEFAULT_STREAM;
-use super::{CuResult, Handle, Status, give, with};
+use super::capture::Replay;
+use super::queue::{Command, DEFAULT_STREAM};
+use super::{CuResult, Handle, Status, fresh_handle, give, with};
 
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, _mode: c_int) -> CuResult {
-    with("cuStreamBeginCapture_v2", |driver| {
+    with("cuStreamBeginCapture_v2", |device| {
         // The legacy default stream cannot be captured.
-        if stream == DEFAULT_STREAM || driver.captures.contains_key(&stream) {
+        if stream == DEFAULT_STREAM {
             return Err(Status::CaptureUnsupported);
         }
-        if !driver.queues.is_open(stream) {
-            return Err(Status::InvalidHandle);
-        }
-        driver.captures.insert(stream, Vec::new());
-        Ok(())
+        device.check_waitable(stream)?;
+        device.captures.begin(stream)
     })
 }
 
@@ -26,10 +25,10 @@ pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, _mode: c_int) -
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, out: *mut Handle) -> CuResult {
-    with("cuStreamEndCapture", |driver| {
-        let graph = driver.captures.remove(&stream).ok_or(Status::CaptureUnmatched)?;
-        let handle = driver.fresh_handle();
-        driver.graphs.insert(handle, graph);
+    with("cuStreamEndCapture", |device| {
+        let graph = device.captures.end(stream)?;
+        let handle = fresh_handle();
+        device.graphs.insert(handle, graph);
         // SAFETY: the caller's pointer, by the API's contract.
         unsafe { give(out, handle) }
     })
@@ -39,10 +38,13 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, out: *mut Handle) ->
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, status: *mut c_int) -> CuResult {
-    with("cuStreamIsCapturing", |driver| {
-        let capturing = c_int::from(driver.captures.contains_key(&stream));
+    with("cuStreamIsCapturing", |device| {
+        let answer = match device.captures.is_invalid(stream) {
+            true => 2,
+            false => c_int::from(device.captures.is_capturing(stream)),
+        };
         // SAFETY: the caller's pointer, by the API's contract.
-        unsafe { give(status, capturing) }
+        unsafe { give(status, answer) }
     })
 }
 
@@ -54,10 +56,10 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
     graph: Handle,
     _flags: c_ulonglong,
 ) -> CuResult {
-    with("cuGraphInstantiateWithFlags", |driver| {
-        let commands = driver.graphs.get(&graph).ok_or(Status::InvalidHandle)?.clone();
-        let handle = driver.fresh_handle();
-        driver.graphs.insert(handle, commands);
+    with("cuGraphInstantiateWithFlags", |device| {
+        let graph = Arc::clone(device.graphs.get(&graph).ok_or(Status::InvalidHandle)?);
+        let handle = fresh_handle();
+        device.graphs.insert(handle, graph);
         // SAFETY: the caller's pointer, by the API's contract.
         unsafe { give(out, handle) }
     })
@@ -67,24 +69,22 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphUpload(graph: Handle, _stream: Handle) -> CuResult {
-    with("cuGraphUpload", |driver| driver.graphs.get(&graph).map(drop).ok_or(Status::InvalidHandle))
+    with("cuGraphUpload", |device| device.graphs.get(&graph).map(drop).ok_or(Status::InvalidHandle))
 }
 
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphLaunch(graph: Handle, stream: Handle) -> CuResult {
-    with("cuGraphLaunch", |driver| {
-        let commands = driver.graphs.get(&graph).ok_or(Status::InvalidHandle)?.clone();
-        for command in commands {
-            driver.enqueue(stream, command)?;
-        }
-        Ok(())
+    with("cuGraphLaunch", |device| {
+        let graph = Arc::clone(device.graphs.get(&graph).ok_or(Status::InvalidHandle)?);
+        device.enqueue_launch(stream, Command::Graph(Replay::new(graph)))
     })
 }
 
 fn destroy(graph: Handle, name: &str) -> CuResult {
-    with(name, |driver| driver.graphs.remove(&graph).map(drop).ok_or(Status::InvalidHandle))
+    // A launch that is queued keeps the nodes alive.
+    with(name, |device| device.graphs.remove(&graph).map(drop).ok_or(Status::InvalidHandle))
 }
 
 /// # Safety

@@ -4,8 +4,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use super::queue::{Command, KernelRef};
-use super::state::{DEFAULT_DYNAMIC_SHARED, Driver, Function};
-use super::{CuResult, Handle, Status, give, with};
+use super::state::{DEFAULT_DYNAMIC_SHARED, Device, Function};
+use super::{CuResult, Handle, Status, fresh_handle, give, with};
 use crate::fault::Dim3;
 
 const ATTRIBUTE_MAX_DYNAMIC_SHARED: c_int = 8;
@@ -14,7 +14,7 @@ const ATTRIBUTE_MAX_DYNAMIC_SHARED: c_int = 8;
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void) -> CuResult {
-    with("cuModuleLoadData", |driver| {
+    with("cuModuleLoadData", |device| {
         if image.is_null() {
             return Err(Status::InvalidValue);
         }
@@ -25,12 +25,12 @@ pub unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void
         if text.starts_with("\u{7f}ELF") {
             return Err(Status::InvalidImage);
         }
-        let module = driver.machine.load(text).map_err(|error| {
+        let module = device.machine.load(text).map_err(|error| {
             eprintln!("simt: {error}");
             Status::of_load(&error)
         })?;
-        let handle = driver.fresh_handle();
-        driver.modules.insert(handle, Arc::new(module));
+        let handle = fresh_handle();
+        device.modules.insert(handle, Arc::new(module));
         // SAFETY: the caller's pointer, by the API's contract.
         unsafe { give(out, handle) }
     })
@@ -40,9 +40,9 @@ pub unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleUnload(module: Handle) -> CuResult {
-    with("cuModuleUnload", |driver| {
-        let module = driver.modules.remove(&module).ok_or(Status::InvalidHandle)?;
-        driver.functions.retain(|_, function| !Arc::ptr_eq(&function.kernel.module, &module));
+    with("cuModuleUnload", |device| {
+        let module = device.modules.remove(&module).ok_or(Status::InvalidHandle)?;
+        device.functions.retain(|_, function| !Arc::ptr_eq(&function.kernel.module, &module));
         Ok(())
     })
 }
@@ -55,13 +55,13 @@ pub unsafe extern "C" fn cuModuleGetFunction(
     module: Handle,
     name: *const c_char,
 ) -> CuResult {
-    with("cuModuleGetFunction", |driver| {
+    with("cuModuleGetFunction", |device| {
         if name.is_null() {
             return Err(Status::InvalidValue);
         }
         // SAFETY: a C string, by the API's contract.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| Status::NotFound)?;
-        let module = driver.modules.get(&module).ok_or(Status::InvalidHandle)?.clone();
+        let module = device.modules.get(&module).ok_or(Status::InvalidHandle)?.clone();
         if !module.kernel_names().contains(&name) {
             return Err(Status::NotFound);
         }
@@ -70,9 +70,9 @@ pub unsafe extern "C" fn cuModuleGetFunction(
             return Err(Status::NotSupported);
         }
         let kernel = Arc::new(KernelRef { module, name: name.to_string() });
-        let handle = driver.fresh_handle();
+        let handle = fresh_handle();
         let function = Function { kernel, max_dynamic_shared: DEFAULT_DYNAMIC_SHARED };
-        driver.functions.insert(handle, function);
+        device.functions.insert(handle, function);
         // SAFETY: the caller's pointer, by the API's contract.
         unsafe { give(out, handle) }
     })
@@ -87,13 +87,13 @@ pub unsafe extern "C" fn cuModuleGetGlobal_v2(
     module: Handle,
     name: *const c_char,
 ) -> CuResult {
-    with("cuModuleGetGlobal_v2", |driver| {
+    with("cuModuleGetGlobal_v2", |device| {
         if name.is_null() {
             return Err(Status::InvalidValue);
         }
         // SAFETY: a C string, by the API's contract.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| Status::NotFound)?;
-        let module = driver.modules.get(&module).ok_or(Status::InvalidHandle)?;
+        let module = device.modules.get(&module).ok_or(Status::InvalidHandle)?;
         let (address, size) = module.variable(name).ok_or(Status::NotFound)?;
         // SAFETY: the caller's pointers; either may be null and is then skipped, as in CUDA.
         unsafe {
@@ -116,9 +116,9 @@ pub unsafe extern "C" fn cuFuncSetAttribute(
     attribute: c_int,
     value: c_int,
 ) -> CuResult {
-    with("cuFuncSetAttribute", |driver| {
-        let limit = driver.switches.options.max_shared_bytes;
-        let function = driver.functions.get_mut(&function).ok_or(Status::InvalidHandle)?;
+    with("cuFuncSetAttribute", |device| {
+        let limit = device.switches.options.max_shared_bytes;
+        let function = device.functions.get_mut(&function).ok_or(Status::InvalidHandle)?;
         if attribute == ATTRIBUTE_MAX_DYNAMIC_SHARED {
             let bytes = u32::try_from(value).map_err(|_| Status::InvalidValue)?;
             if bytes > limit {
@@ -138,8 +138,8 @@ pub unsafe extern "C" fn cuFuncGetAttribute(
     attribute: c_int,
     function: Handle,
 ) -> CuResult {
-    with("cuFuncGetAttribute", |driver| {
-        let function = driver.functions.get(&function).ok_or(Status::InvalidHandle)?;
+    with("cuFuncGetAttribute", |device| {
+        let function = device.functions.get(&function).ok_or(Status::InvalidHandle)?;
         let kernel = function.kernel.kernel().ok_or(Status::NotFound)?;
         let answer = match attribute {
             0 => kernel.max_threads.map_or(1024, |threads| threads.min(1024)) as c_int,
@@ -194,30 +194,26 @@ unsafe fn gather(
 }
 
 fn launch(
-    driver: &mut Driver,
+    device: &mut Device,
     function: Handle,
     (grid, block, shared): (Dim3, Dim3, u32),
     stream: Handle,
     args: *const *const c_void,
 ) -> Result<(), Status> {
-    driver.num_launches += 1;
-    if driver.switches.fail_launch == Some(driver.num_launches) {
-        return Err(Status::LaunchOutOfResources);
-    }
-    let function = driver.functions.get(&function).ok_or(Status::InvalidHandle)?;
+    let function = device.functions.get(&function).ok_or(Status::InvalidHandle)?;
     if shared > function.max_dynamic_shared {
         return Err(Status::InvalidValue);
     }
     let kernel_ref = function.kernel.clone();
     let kernel = kernel_ref.kernel().ok_or(Status::NotFound)?;
-    driver.machine.check_launch(kernel, grid, block, shared).map_err(|what| {
+    device.machine.check_launch(kernel, grid, block, shared).map_err(|what| {
         eprintln!("simt: {}: {what}", kernel.name);
         Status::InvalidValue
     })?;
     // SAFETY: the caller's arguments, by the contract of cuLaunchKernel.
     let params = unsafe { gather(kernel, args) }?;
     let command = Command::Launch { kernel: kernel_ref, grid, block, shared, params };
-    driver.enqueue(stream, command).map(drop)
+    device.enqueue_launch(stream, command)
 }
 
 /// # Safety
@@ -236,12 +232,12 @@ pub unsafe extern "C" fn cuLaunchKernel(
     args: *const *const c_void,
     extra: *const *const c_void,
 ) -> CuResult {
-    with("cuLaunchKernel", |driver| {
+    with("cuLaunchKernel", |device| {
         if !extra.is_null() {
             return Err(Status::NotSupported);
         }
         let grid = Dim3 { x: grid_x, y: grid_y, z: grid_z };
         let block = Dim3 { x: block_x, y: block_y, z: block_z };
-        launch(driver, function, (grid, block, shared_bytes), stream, args)
+        launch(device, function, (grid, block, shared_bytes), stream, args)
     })
 }

@@ -1,8 +1,11 @@
 //! Streams as queues: what may run next, and what has to be done before somebody may go on.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ffi::c_void;
 use std::sync::Arc;
 
+use super::capture::Replay;
+use super::errors::Status;
 use crate::fault::Dim3;
 use crate::memory::address::DevicePtr;
 use crate::program::Kernel;
@@ -21,6 +24,8 @@ pub struct HostPtr(pub *mut u8);
 // SAFETY: the pointer is only used under the driver's lock, and the program promised with the copy
 // that the memory stays valid until it has waited for the stream.
 unsafe impl Send for HostPtr {}
+// SAFETY: as above; sharing the address shares nothing behind it.
+unsafe impl Sync for HostPtr {}
 
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -59,11 +64,24 @@ pub enum Command {
     Free {
         ptr: DevicePtr,
     },
-    /// The ticket is the command's own.
-    Record,
+    /// The ticket is the command's own; the event remembers when it ran.
+    Record {
+        event: usize,
+    },
     Wait {
         ticket: u64,
     },
+    /// A function of the program's, called with the address.
+    Host {
+        function: unsafe extern "C" fn(*mut c_void),
+        data: HostPtr,
+    },
+    /// Runs node by node, so that other streams' work falls in between.
+    Graph(Replay),
+    /// Never runs: the launch that hangs, and all behind it.
+    Hang,
+    /// Ends the context.
+    Fault(Status),
 }
 
 /// A kernel and the module that keeps it alive.
@@ -84,6 +102,8 @@ struct Stream {
     commands: VecDeque<(u64, Command)>,
     /// Not created with NON_BLOCKING: ordered with the default stream.
     blocking: bool,
+    /// Destroyed: forgotten when its work is done.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -97,16 +117,23 @@ pub struct Queues {
 
 impl Queues {
     pub fn open(&mut self, stream: usize, blocking: bool) {
-        self.streams.insert(stream, Stream { commands: VecDeque::new(), blocking });
+        self.streams.insert(stream, Stream { blocking, ..Stream::default() });
     }
 
-    /// Forgets a stream whose work is done.
+    /// Takes no more work; what is queued still runs.
     pub fn close(&mut self, stream: usize) {
-        self.streams.remove(&stream);
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.closed = true;
+        }
+        self.forget_closed();
+    }
+
+    fn forget_closed(&mut self) {
+        self.streams.retain(|_, stream| !stream.closed || !stream.commands.is_empty());
     }
 
     pub fn is_open(&self, stream: usize) -> bool {
-        self.streams.contains_key(&stream)
+        self.streams.get(&stream).is_some_and(|stream| !stream.closed)
     }
 
     pub fn num_pending(&self) -> usize {
@@ -117,7 +144,7 @@ impl Queues {
     pub fn push(&mut self, stream: usize, command: Command) -> u64 {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        if matches!(command, Command::Record) {
+        if matches!(command, Command::Record { .. }) {
             self.pending_records.insert(ticket);
         }
         if let Some(stream) = self.streams.get_mut(&stream) {
@@ -135,16 +162,21 @@ impl Queues {
         self.streams.get(&stream).is_none_or(|stream| stream.commands.is_empty())
     }
 
+    /// Whether the command of that ticket has left its stream.
+    pub fn is_past(&self, stream: usize, ticket: u64) -> bool {
+        self.head(stream).is_none_or(|head| head > ticket)
+    }
+
     fn head(&self, stream: usize) -> Option<u64> {
         Some(self.streams.get(&stream)?.commands.front()?.0)
     }
 
     fn may_run(&self, id: usize, stream: &Stream) -> bool {
         let Some((ticket, command)) = stream.commands.front() else { return false };
-        if let Command::Wait { ticket } = command
-            && !self.is_recorded(*ticket)
-        {
-            return false;
+        match command {
+            Command::Wait { ticket } if !self.is_recorded(*ticket) => return false,
+            Command::Hang => return false,
+            _ => {}
         }
         // The default stream and the blocking ones run in the order of their calls.
         if id == DEFAULT_STREAM {
@@ -167,9 +199,25 @@ impl Queues {
             .collect();
         let count = ready.len() as u64;
         let chosen = ready.get(random.below(count.max(1)) as usize)?;
-        let (ticket, command) = self.streams.get_mut(chosen)?.commands.pop_front()?;
+        let stream = self.streams.get_mut(chosen)?;
+        if let (_, Command::Graph(replay)) = stream.commands.front_mut()? {
+            let ready = replay.ready();
+            if let Some(&node) = ready.get(random.below(ready.len().max(1) as u64) as usize) {
+                let command = replay.take(node);
+                if replay.is_done() {
+                    self.pop(*chosen);
+                }
+                return Some(command);
+            }
+        }
+        self.pop(*chosen)
+    }
+
+    fn pop(&mut self, stream: usize) -> Option<Command> {
+        let (ticket, command) = self.streams.get_mut(&stream)?.commands.pop_front()?;
         self.num_pending -= 1;
         self.pending_records.remove(&ticket);
+        self.forget_closed();
         Some(command)
     }
 
@@ -210,7 +258,7 @@ mod tests {
                 queues.open(1, false);
                 queues.open(2, false);
                 queues.push(1, mark(1));
-                let ticket = queues.push(1, Command::Record);
+                let ticket = queues.push(1, Command::Record { event: 0 });
                 if ordered {
                     queues.push(2, Command::Wait { ticket });
                 }

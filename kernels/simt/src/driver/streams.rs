@@ -1,10 +1,10 @@
 //! Streams and events.
 
-use std::ffi::{c_float, c_int, c_uint};
+use std::ffi::{c_float, c_int, c_uint, c_void};
 
-use super::queue::{Command, DEFAULT_STREAM};
-use super::state::Event;
-use super::{CuResult, Handle, Status, give, with};
+use super::queue::{Command, DEFAULT_STREAM, HostPtr};
+use super::state::{Device, Event};
+use super::{CuResult, Handle, Status, context, fresh_handle, give, wait, wait_on, with};
 
 const NON_BLOCKING: c_uint = 1;
 
@@ -12,9 +12,9 @@ const NON_BLOCKING: c_uint = 1;
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(out: *mut Handle, flags: c_uint) -> CuResult {
-    with("cuStreamCreate", |driver| {
-        let handle = driver.fresh_handle();
-        driver.queues.open(handle, flags & NON_BLOCKING == 0);
+    with("cuStreamCreate", |device| {
+        let handle = fresh_handle();
+        device.queues.open(handle, flags & NON_BLOCKING == 0);
         // SAFETY: the caller's pointer, by the API's contract.
         unsafe { give(out, handle) }
     })
@@ -32,16 +32,18 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(
     unsafe { cuStreamCreate(out, flags) }
 }
 
+/// Returns at once, as the real call: the stream's work still runs.
+///
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CuResult {
-    with("cuStreamDestroy_v2", |driver| {
+    with("cuStreamDestroy_v2", |device| {
         if stream == DEFAULT_STREAM {
             return Err(Status::InvalidHandle);
         }
-        driver.synchronize(stream)?;
-        driver.queues.close(stream);
+        device.check_waitable(stream)?;
+        device.queues.close(stream);
         Ok(())
     })
 }
@@ -50,17 +52,19 @@ pub unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CuResult {
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> CuResult {
-    with("cuStreamSynchronize", |driver| driver.synchronize(stream))
+    let begin = |device: &mut Device| device.check_waitable(stream);
+    wait("cuStreamSynchronize", begin, |queues, ()| queues.is_idle(stream))
 }
 
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamQuery(stream: Handle) -> CuResult {
-    with("cuStreamQuery", |driver| {
-        let idle = driver.queues.is_idle(stream);
+    with("cuStreamQuery", |device| {
+        device.check_waitable(stream)?;
+        let idle = device.queues.is_idle(stream);
         // A program that polls must see progress: what it asks about is done before it asks again.
-        driver.synchronize(stream)?;
+        while !device.queues.is_idle(stream) && device.run_one()? {}
         if idle { Ok(()) } else { Err(Status::NotReady) }
     })
 }
@@ -73,18 +77,19 @@ pub unsafe extern "C" fn cuStreamWaitEvent(
     event: Handle,
     _flags: c_uint,
 ) -> CuResult {
-    with("cuStreamWaitEvent", |driver| {
-        let event = *driver.events.get(&event).ok_or(Status::InvalidHandle)?;
-        match (event.captured, driver.captures.contains_key(&stream)) {
-            // Inside one captured stream the order is the calls' already.
-            (true, true) => Ok(()),
-            // Forking a capture into other streams is not emulated.
-            (true, false) | (false, true) => Err(Status::CaptureUnsupported),
-            (false, false) => match event.ticket {
-                Some(ticket) => driver.enqueue(stream, Command::Wait { ticket }).map(drop),
-                None => Ok(()),
-            },
+    with("cuStreamWaitEvent", |device| {
+        let event = device.events.get(&event).ok_or(Status::InvalidHandle)?;
+        if let Some(mark) = &event.captured {
+            if stream == DEFAULT_STREAM || !device.queues.is_open(stream) {
+                return Err(Status::InvalidHandle);
+            }
+            return device.captures.join(stream, mark);
         }
+        let Some(ticket) = event.ticket else { return Ok(()) };
+        if device.captures.is_capturing(stream) {
+            return Err(device.captures.invalidate(stream, Status::CaptureIsolation));
+        }
+        device.enqueue(stream, Command::Wait { ticket }).map(drop)
     })
 }
 
@@ -92,9 +97,9 @@ pub unsafe extern "C" fn cuStreamWaitEvent(
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(out: *mut Handle, _flags: c_uint) -> CuResult {
-    with("cuEventCreate", |driver| {
-        let handle = driver.fresh_handle();
-        driver.events.insert(handle, Event::default());
+    with("cuEventCreate", |device| {
+        let handle = fresh_handle();
+        device.events.insert(handle, Event::default());
         // SAFETY: the caller's pointer, by the API's contract.
         unsafe { give(out, handle) }
     })
@@ -104,9 +109,9 @@ pub unsafe extern "C" fn cuEventCreate(out: *mut Handle, _flags: c_uint) -> CuRe
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventDestroy_v2(event: Handle) -> CuResult {
-    with("cuEventDestroy_v2", |driver| {
+    with("cuEventDestroy_v2", |device| {
         // Waits that were queued hold the ticket, not the event.
-        driver.events.remove(&event).map(drop).ok_or(Status::InvalidHandle)
+        device.events.remove(&event).map(drop).ok_or(Status::InvalidHandle)
     })
 }
 
@@ -114,48 +119,51 @@ pub unsafe extern "C" fn cuEventDestroy_v2(event: Handle) -> CuResult {
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> CuResult {
-    with("cuEventRecord", |driver| {
-        if !driver.events.contains_key(&event) {
+    with("cuEventRecord", |device| {
+        if !device.events.contains_key(&event) {
             return Err(Status::InvalidHandle);
         }
-        let recorded = if driver.captures.contains_key(&stream) {
-            Event { ticket: None, captured: true }
-        } else {
-            let ticket = driver.enqueue(stream, Command::Record)?;
-            Event { ticket: Some(ticket), captured: false }
+        let captured = device.captures.mark(stream);
+        let ticket = match captured {
+            Some(_) => None,
+            None => Some(device.enqueue(stream, Command::Record { event })?),
         };
-        driver.events.insert(event, recorded);
+        device.events.insert(event, Event { ticket, captured, at_ns: 0 });
         Ok(())
     })
 }
 
-fn wait(event: Handle, name: &str) -> CuResult {
-    with(name, |driver| {
-        let event = *driver.events.get(&event).ok_or(Status::InvalidHandle)?;
-        if event.captured {
-            return Err(Status::CaptureUnsupported);
-        }
-        let Some(ticket) = event.ticket else { return Ok(()) };
-        let done = driver.queues.is_recorded(ticket);
-        driver.run_until(|queues| queues.is_recorded(ticket))?;
-        if done || name == "cuEventSynchronize" { Ok(()) } else { Err(Status::NotReady) }
-    })
+/// The record of an event that may be waited for; None if it was never recorded.
+fn ticket(device: &Device, event: Handle) -> Result<Option<u64>, Status> {
+    let event = device.events.get(&event).ok_or(Status::InvalidHandle)?;
+    if event.captured.is_some() { Err(Status::CapturedEvent) } else { Ok(event.ticket) }
 }
 
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventSynchronize(event: Handle) -> CuResult {
-    wait(event, "cuEventSynchronize")
+    let begin = |device: &mut Device| ticket(device, event);
+    wait("cuEventSynchronize", begin, |queues, ticket| {
+        ticket.is_none_or(|ticket| queues.is_recorded(ticket))
+    })
 }
 
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventQuery(event: Handle) -> CuResult {
-    wait(event, "cuEventQuery")
+    with("cuEventQuery", |device| {
+        let Some(ticket) = ticket(device, event)? else { return Ok(()) };
+        let done = device.queues.is_recorded(ticket);
+        // As in cuStreamQuery.
+        while !device.queues.is_recorded(ticket) && device.run_one()? {}
+        if done { Ok(()) } else { Err(Status::NotReady) }
+    })
 }
 
+/// Warp instructions and copies between the two, as nanoseconds: no time passes on this device.
+///
 /// # Safety
 /// As the CUDA driver API.
 #[unsafe(no_mangle)]
@@ -164,18 +172,15 @@ pub unsafe extern "C" fn cuEventElapsedTime(
     start: Handle,
     end: Handle,
 ) -> CuResult {
-    with("cuEventElapsedTime", |driver| {
-        for event in [start, end] {
-            let event = driver.events.get(&event).ok_or(Status::InvalidHandle)?;
-            match event.ticket {
-                None => return Err(Status::InvalidHandle),
-                Some(ticket) if !driver.queues.is_recorded(ticket) => return Err(Status::NotReady),
-                Some(_) => {}
-            }
-        }
-        // No time passes on this device.
+    with("cuEventElapsedTime", |device| {
+        let at = |event: Handle| match ticket(device, event)? {
+            None => Err(Status::InvalidHandle),
+            Some(ticket) if !device.queues.is_recorded(ticket) => Err(Status::NotReady),
+            Some(_) => Ok(device.events[&event].at_ns),
+        };
+        let (start, end) = (at(start)?, at(end)?);
         // SAFETY: the caller's pointer, by the API's contract.
-        unsafe { give(milliseconds, 0.0) }
+        unsafe { give(milliseconds, (end as f32 - start as f32) * 1e-6) }
     })
 }
 
@@ -189,4 +194,25 @@ pub unsafe extern "C" fn cuEventElapsedTime_v2(
 ) -> CuResult {
     // SAFETY: the same contract.
     unsafe { cuEventElapsedTime(milliseconds, start, end) }
+}
+
+/// # Safety
+/// As the CUDA driver API.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLaunchHostFunc(
+    stream: Handle,
+    function: unsafe extern "C" fn(*mut c_void),
+    data: *mut c_void,
+) -> CuResult {
+    with("cuLaunchHostFunc", |device| {
+        let data = HostPtr(data.cast());
+        let ticket = device.enqueue(stream, Command::Host { function, data })?;
+        if ticket != 0 {
+            // The program may wait for its function alone, so somebody else has to run the queue.
+            let ordinal = context::current()?;
+            let before = move |queues: &super::Queues| queues.is_past(stream, ticket);
+            std::thread::spawn(move || wait_on(ordinal, before));
+        }
+        Ok(())
+    })
 }

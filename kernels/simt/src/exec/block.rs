@@ -1,7 +1,7 @@
 //! One block: its warps in seeded order, its barriers.
 
 use super::warp::{Stop, Warp};
-use super::{Context, LaneFault, Launch, WarpFault};
+use super::{Context, LaneFault, Launch, WarpFault, wgmma};
 use crate::fault::{Dim3, FaultKind};
 use crate::program::{Lanes, Special, WARP_LANES};
 use crate::random::Random;
@@ -111,7 +111,11 @@ pub fn run(
             }
         }
         if block.states.iter().all(|&state| state == State::Done) {
-            return Ok(());
+            return wgmma::check_warpgroups(&block.warps).map_err(|(warp, kind)| WarpFault {
+                warp,
+                pc: None,
+                fault: kind.into(),
+            });
         }
         if !progress {
             return Err(block.stuck());

@@ -7,6 +7,7 @@ mod collective;
 mod copy;
 mod matrix;
 mod warp;
+mod wgmma;
 
 use crate::counters::Counters;
 use crate::fault::{Dim3, Fault, FaultKind};

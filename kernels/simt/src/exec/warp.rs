@@ -5,7 +5,8 @@
 //! elsewhere waits for them; when every group waits, the kernel diverged where it must not.
 
 use super::copy::Copies;
-use super::{Context, LaneFault, access, atomic, collective, copy, matrix};
+use super::wgmma::Products;
+use super::{Context, LaneFault, access, atomic, collective, copy, matrix, wgmma};
 use crate::alu::flush_f32;
 use crate::fault::FaultKind;
 use crate::program::{Alu, Lanes, Op, Slot, WARP_LANES};
@@ -55,6 +56,7 @@ pub struct Warp {
     pub local: Vec<u8>,
     pub local_bytes: u32,
     pub copies: Copies,
+    pub products: Products,
     /// The lanes the warp began with: fewer than 32 in the last warp of an uneven block.
     born: u32,
     groups: Vec<Group>,
@@ -75,6 +77,7 @@ impl Warp {
             local: vec![crate::memory::POISON; local_bytes as usize * WARP_LANES],
             local_bytes,
             copies: Copies::default(),
+            products: Products::default(),
             born: mask,
             groups: vec![Group { pc: 0, mask, waiting: false }],
             current: 0,
@@ -122,6 +125,9 @@ impl Warp {
                 Some((slot, false)) => group.mask & self.predicate(slot),
                 Some((slot, true)) => group.mask & !self.predicate(slot),
             };
+            if kernel.has_wgmma && context.launch.settings.detect_races {
+                self.watch(&inst.op, mask)?;
+            }
             let next = match &inst.op {
                 _ if mask == 0 => Next::Advance,
                 Op::Alu(alu) => {
@@ -159,6 +165,13 @@ impl Warp {
             }
         }
         Ok(Stop::Quantum)
+    }
+
+    /// Registers of a wgmma are not to be touched before its wait, nor without a fence before it.
+    fn watch(&mut self, op: &Op, mask: u32) -> Result<(), LaneFault> {
+        let mut free = true;
+        op.registers(&mut |slot| free &= self.products.touch(slot));
+        if free { Ok(()) } else { Err(blame_active(FaultKind::MissingWgmmaWait.into(), mask)) }
     }
 
     fn jump(&mut self, target: u32, taken: u32) {
@@ -244,6 +257,7 @@ impl Warp {
             Op::Exit => return Ok(Next::Exit { lanes: mask }),
             Op::Trap => return Err(FaultKind::Trap.into()),
             Op::Fence | Op::WarpSync { .. } => {}
+            Op::ProxyFence => context.shared.fence_proxy(self.id),
             Op::Barrier { id, threads, arrive_only } => {
                 let first = mask.trailing_zeros() as usize;
                 let value = |slot: Slot| self.slots[slot as usize][first] & 0xffff_ffff;
@@ -266,6 +280,9 @@ impl Warp {
                 context.counters.mma += 1;
                 matrix::multiply(self, mma, context.launch.settings.mma_order);
             }
+            Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => {
+                self.product(context, op)?;
+            }
             Op::Shuffle(shuffle) => collective::shuffle(self, shuffle, mask),
             Op::Vote { mode, dst, value, members: _ } => {
                 collective::vote(self, *mode, *dst, *value, mask);
@@ -284,11 +301,29 @@ impl Warp {
         Ok(Next::Advance)
     }
 
+    fn product(&mut self, context: &mut Context<'_>, op: &Op) -> Result<(), LaneFault> {
+        let pc = self.pc();
+        self.products.note(pc);
+        match op {
+            Op::Wgmma(wgmma) => wgmma::issue(self, context, wgmma, pc)?,
+            Op::WgmmaCommit => self.products.commit(),
+            Op::WgmmaWait { pending_groups } => wgmma::wait(self, context, *pending_groups),
+            _ => self.products.fence(context.launch.kernel.num_slots),
+        }
+        Ok(())
+    }
+
     /// The lanes that have to be together at `op`; None when any may come alone.
     fn expected_lanes(&self, op: &Op, mask: u32) -> Option<u32> {
         match op {
             // `.aligned`: all threads of the warp, and matrix instructions use all 32 lanes' registers.
-            Op::LoadMatrix { .. } | Op::StoreMatrix { .. } | Op::Mma(_) => Some(u32::MAX),
+            Op::LoadMatrix { .. }
+            | Op::StoreMatrix { .. }
+            | Op::Mma(_)
+            | Op::Wgmma(_)
+            | Op::WgmmaFence
+            | Op::WgmmaCommit
+            | Op::WgmmaWait { .. } => Some(u32::MAX),
             // The exited too: a barrier some lanes never meet is undefined, and hides a skipped one.
             Op::Barrier { .. } => Some(self.born),
             Op::Shuffle(shuffle) => Some(self.members(shuffle.members, mask)),

@@ -4,6 +4,7 @@ mod alu;
 mod memory;
 mod names;
 mod warp;
+mod wgmma;
 
 use std::collections::HashMap;
 
@@ -331,6 +332,11 @@ impl Lowering {
             "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "ldmatrix" | "stmatrix" => {
                 self.memory(inst)
             }
+            // A fence of global memory alone shows nothing of shared memory.
+            "fence" if inst.has("proxy") && inst.has("async") && !inst.has("global") => {
+                self.emit_for(inst, Op::ProxyFence)
+            }
+            "wgmma" => self.wgmma(inst),
             "membar" | "fence" | "prefetch" | "prefetchu" | "discard" | "applypriority"
             | "griddepcontrol" | "nanosleep" | "setmaxnreg" | "brkpt" => {
                 self.emit_for(inst, Op::Fence)

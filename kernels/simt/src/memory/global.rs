@@ -10,10 +10,12 @@ enum Allocation {
     Freed,
 }
 
-/// All allocations ever made; the index is the id in the address.
+/// All allocations ever made; the index, counted from `first_id`, is the id in the address.
 #[derive(Debug)]
 pub struct GlobalMemory {
     allocations: Vec<Allocation>,
+    first_id: usize,
+    num_ids: usize,
     capacity_bytes: u64,
     used_bytes: u64,
 }
@@ -21,7 +23,13 @@ pub struct GlobalMemory {
 impl GlobalMemory {
     #[must_use]
     pub fn new(capacity_bytes: u64) -> Self {
-        GlobalMemory { allocations: Vec::new(), capacity_bytes, used_bytes: 0 }
+        GlobalMemory::with_ids(capacity_bytes, 0, MAX_ALLOCATIONS)
+    }
+
+    /// Memory whose addresses have `num_ids` ids from `first_id` on.
+    #[must_use]
+    pub fn with_ids(capacity_bytes: u64, first_id: usize, num_ids: usize) -> Self {
+        GlobalMemory { allocations: Vec::new(), first_id, num_ids, capacity_bytes, used_bytes: 0 }
     }
 
     #[must_use]
@@ -40,13 +48,13 @@ impl GlobalMemory {
     /// The configured memory or the table is full.
     pub fn alloc(&mut self, bytes: u64) -> Result<DevicePtr, MemoryFault> {
         let free = self.free_bytes();
-        if bytes > free || self.allocations.len() >= MAX_ALLOCATIONS {
+        if bytes > free || self.allocations.len() >= self.num_ids {
             return Err(MemoryFault::OutOfMemory { wanted: bytes, free });
         }
         self.used_bytes += bytes;
         let data = vec![POISON; bytes as usize].into_boxed_slice();
         self.allocations.push(Allocation::Live(data));
-        Ok(address::global(self.allocations.len() - 1))
+        Ok(address::global(self.first_id + self.allocations.len() - 1))
     }
 
     /// # Errors
@@ -56,7 +64,8 @@ impl GlobalMemory {
         let Place::Global { id, offset: 0 } = address::place(address)? else {
             return Err(MemoryFault::NotAnAllocation { address });
         };
-        match self.allocations.get_mut(id) {
+        // An id below the first wraps to one that no table reaches.
+        match self.allocations.get_mut(id.wrapping_sub(self.first_id)) {
             Some(slot @ Allocation::Live(_)) => {
                 if let Allocation::Live(data) = std::mem::replace(slot, Allocation::Freed) {
                     self.used_bytes -= data.len() as u64;
@@ -74,7 +83,7 @@ impl GlobalMemory {
     /// Out of bounds, freed, misaligned or no global address at all.
     pub fn read(&self, address: u64, bytes: u64, align: u64) -> Result<&[u8], MemoryFault> {
         let (id, offset) = locate(address, align)?;
-        let data = match self.allocations.get(id) {
+        let data = match self.allocations.get(id.wrapping_sub(self.first_id)) {
             Some(Allocation::Live(data)) => data,
             Some(Allocation::Freed) => return Err(MemoryFault::UseAfterFree { address }),
             None => return Err(MemoryFault::NoSuchAddress { address }),
@@ -96,7 +105,7 @@ impl GlobalMemory {
         align: u64,
     ) -> Result<&mut [u8], MemoryFault> {
         let (id, offset) = locate(address, align)?;
-        let data = match self.allocations.get_mut(id) {
+        let data = match self.allocations.get_mut(id.wrapping_sub(self.first_id)) {
             Some(Allocation::Live(data)) => data,
             Some(Allocation::Freed) => return Err(MemoryFault::UseAfterFree { address }),
             None => return Err(MemoryFault::NoSuchAddress { address }),

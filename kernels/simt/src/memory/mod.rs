@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod global;
+mod proxy;
 pub mod shared;
 
 /// Fresh memory is filled with this byte: NaN as f16, bf16, f32 and f64, so that a value nobody wrote

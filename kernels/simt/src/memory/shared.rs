@@ -3,8 +3,11 @@
 //! Each byte remembers who wrote and who read it since the last barrier. Two warps that meet at a byte
 //! with no barrier between, one of them writing, are a race whatever order this run gave them.
 //! Lanes of one warp are not told apart.
+//!
+//! wgmma reads on its own time: from its issue to its wait nobody may write what it reads.
 
 use super::POISON;
+use super::proxy::Proxy;
 use crate::fault::{FaultKind, MemoryFault, RaceKind};
 
 /// `writer` of a byte that only atomics wrote: they may meet each other, plain accesses may not.
@@ -19,16 +22,29 @@ struct Shadow {
     epoch: u32,
     /// Warps (at most 32 in a block) that read in this epoch.
     readers: u32,
+    /// Warps with a wgmma under way that reads this byte.
+    async_readers: u32,
+    /// The last write by an ordinary access: when, for the async proxy, and by which warp.
+    written_at: u32,
+    written_by: u8,
     writer: u8,
 }
 
-const UNTOUCHED: Shadow = Shadow { epoch: 0, readers: 0, writer: NOBODY };
+const UNTOUCHED: Shadow = Shadow {
+    epoch: 0,
+    readers: 0,
+    async_readers: 0,
+    written_at: 0,
+    written_by: NOBODY,
+    writer: NOBODY,
+};
 
 #[derive(Debug)]
 pub struct SharedMemory {
     data: Vec<u8>,
     shadow: Vec<Shadow>,
     epoch: u32,
+    proxy: Proxy,
     detect_races: bool,
 }
 
@@ -36,7 +52,13 @@ impl SharedMemory {
     #[must_use]
     pub fn new(bytes: usize, detect_races: bool) -> Self {
         let shadow = if detect_races { vec![UNTOUCHED; bytes] } else { Vec::new() };
-        SharedMemory { data: vec![POISON; bytes], shadow, epoch: 1, detect_races }
+        SharedMemory {
+            data: vec![POISON; bytes],
+            shadow,
+            epoch: 1,
+            proxy: Proxy::default(),
+            detect_races,
+        }
     }
 
     /// As `new`, keeping the allocation: one block follows another.
@@ -44,11 +66,18 @@ impl SharedMemory {
         self.data.fill(POISON);
         self.shadow.fill(UNTOUCHED);
         self.epoch = 1;
+        self.proxy = Proxy::default();
     }
 
     /// A barrier completed: accesses before and after it are ordered.
     pub fn barrier(&mut self) {
         self.epoch += 1;
+        self.proxy.barrier();
+    }
+
+    /// `fence.proxy.async` of a warp.
+    pub fn fence_proxy(&mut self, warp: u8) {
+        self.proxy.fence(warp);
     }
 
     fn range(
@@ -83,21 +112,61 @@ impl SharedMemory {
     ) -> Result<&[u8], FaultKind> {
         let range = self.range(offset, bytes, align)?;
         if self.detect_races {
+            let epoch = self.epoch;
             for at in range.clone() {
-                let epoch = self.epoch;
-                let shadow = &mut self.shadow[at];
-                if shadow.writer == IN_FLIGHT {
-                    return Err(FaultKind::MissingWait { offset: at as u32 });
-                }
-                if shadow.epoch != epoch {
-                    *shadow = Shadow { epoch, readers: 0, writer: NOBODY };
-                } else if shadow.writer != NOBODY && shadow.writer != warp {
-                    return Err(race(RaceKind::ReadAfterWrite, at, shadow.writer));
-                }
-                shadow.readers |= 1 << (warp & 31);
+                self.shadow[at].read(warp, at, epoch)?;
             }
         }
         Ok(&self.data[range])
+    }
+
+    /// The wgmma of a warp begins to read 16 bytes.
+    ///
+    /// # Errors
+    /// As `read`; a write that no `fence.proxy.async` shows to it.
+    pub fn start_async_read(&mut self, warp: u8, offset: u32) -> Result<(), FaultKind> {
+        let range = self.range(offset, 16, 16)?;
+        if self.detect_races {
+            let epoch = self.epoch;
+            for at in range {
+                let shadow = &mut self.shadow[at];
+                shadow.read(warp, at, epoch)?;
+                shadow.async_readers |= 1 << (warp & 31);
+                if !self.proxy.sees(warp, shadow.written_by, shadow.written_at) {
+                    return Err(FaultKind::MissingProxyFence { offset: at as u32 });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a wgmma reads; bounds were checked by `start_async_read`.
+    #[must_use]
+    pub fn async_data(&self, offset: u32) -> &[u8] {
+        &self.data[offset as usize..offset as usize + 16]
+    }
+
+    /// The wait for a wgmma: the read counts from now, others need a barrier before they write.
+    pub fn finish_async_read(&mut self, warp: u8, offset: u32) {
+        if self.detect_races {
+            let epoch = self.epoch;
+            for shadow in &mut self.shadow[offset as usize..offset as usize + 16] {
+                if shadow.epoch != epoch {
+                    (shadow.epoch, shadow.readers, shadow.writer) = (epoch, 0, NOBODY);
+                }
+                shadow.readers |= 1 << (warp & 31);
+                shadow.async_readers &= !(1 << (warp & 31));
+            }
+        }
+    }
+
+    /// As `start_async_read` once more, for a read that another's end has unmarked.
+    pub fn keep_async_read(&mut self, warp: u8, offset: u32) {
+        if self.detect_races {
+            for shadow in &mut self.shadow[offset as usize..offset as usize + 16] {
+                shadow.async_readers |= 1 << (warp & 31);
+            }
+        }
     }
 
     /// # Errors
@@ -133,12 +202,16 @@ impl SharedMemory {
         if !self.detect_races {
             return Ok(());
         }
-        let epoch = self.epoch;
+        let (epoch, now) = (self.epoch, self.proxy.now());
         for at in range {
             let shadow = &mut self.shadow[at];
             if shadow.writer == IN_FLIGHT {
                 return Err(FaultKind::MissingWait { offset: at as u32 });
             }
+            if shadow.async_readers != 0 {
+                return Err(FaultKind::OverwrittenOperand { offset: at as u32 });
+            }
+            (shadow.written_at, shadow.written_by) = (now, warp);
             if shadow.epoch == epoch {
                 let others = shadow.readers & !(1 << (warp & 31));
                 if others != 0 {
@@ -149,7 +222,7 @@ impl SharedMemory {
                 }
                 shadow.writer = mark;
             } else {
-                *shadow = Shadow { epoch, readers: 0, writer: mark };
+                (shadow.epoch, shadow.readers, shadow.writer) = (epoch, 0, mark);
             }
         }
         Ok(())
@@ -175,8 +248,29 @@ impl SharedMemory {
         self.data[range.clone()].copy_from_slice(bytes);
         if self.detect_races {
             // The write counts from now: others still need a barrier behind the wait.
-            self.shadow[range].fill(Shadow { epoch: self.epoch, readers: 0, writer: warp });
+            self.shadow[range].fill(Shadow {
+                epoch: self.epoch,
+                writer: warp,
+                written_at: self.proxy.now(),
+                written_by: warp,
+                ..UNTOUCHED
+            });
         }
+    }
+}
+
+impl Shadow {
+    fn read(&mut self, warp: u8, at: usize, epoch: u32) -> Result<(), FaultKind> {
+        if self.writer == IN_FLIGHT {
+            return Err(FaultKind::MissingWait { offset: at as u32 });
+        }
+        if self.epoch != epoch {
+            (self.epoch, self.readers, self.writer) = (epoch, 0, NOBODY);
+        } else if self.writer != NOBODY && self.writer != warp {
+            return Err(race(RaceKind::ReadAfterWrite, at, self.writer));
+        }
+        self.readers |= 1 << (warp & 31);
+        Ok(())
     }
 }
 
@@ -218,5 +312,26 @@ mod tests {
         shared.finish_copy(0, 16, &[7; 16]);
         assert!(shared.read(0, 16, 4, 4).is_ok());
         assert!(shared.read(1, 20, 4, 4).is_err(), "the wait alone is no barrier");
+    }
+
+    #[test]
+    fn what_a_wgmma_reads_is_nobodys_to_write_before_its_wait_and_a_barrier() {
+        let mut shared = SharedMemory::new(32, true);
+        shared.write(0, 0, 16, 16).unwrap();
+        shared.fence_proxy(0);
+        shared.start_async_read(0, 0).unwrap();
+        shared.start_async_read(0, 16).unwrap();
+        let early = shared.write(0, 4, 4, 4).unwrap_err();
+        assert_eq!(early, FaultKind::OverwrittenOperand { offset: 4 });
+        shared.finish_async_read(0, 0);
+        assert!(shared.write(0, 4, 4, 4).is_ok() && shared.start_copy(0, 16, 16).is_err());
+        shared.barrier();
+        assert!(shared.write(1, 20, 4, 4).is_err(), "a barrier is no wait");
+        shared.finish_async_read(0, 16);
+        assert!(shared.write(1, 20, 4, 4).is_err(), "the wait is no barrier");
+        shared.barrier();
+        assert!(shared.write(1, 20, 4, 4).is_ok());
+        let unfenced = shared.start_async_read(1, 16).unwrap_err();
+        assert_eq!(unfenced, FaultKind::MissingProxyFence { offset: 20 });
     }
 }

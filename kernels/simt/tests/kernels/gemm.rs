@@ -4,9 +4,32 @@ use crate::gpu::{Arg, Gpu, Mode, random};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16};
 
-const TILES: [(&str, usize); 2] =
-    [("gemm_f16_128x128x32_sm80", 128), ("gemm_f16_64x64x64_sm80", 64)];
-const SMEM_BYTES: u32 = 49_152;
+/// A kernel, the edge of its square tile, and its launch.
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    name: &'static str,
+    edge: usize,
+    threads: u32,
+    smem_bytes: u32,
+    sm90: bool,
+}
+
+const LARGE: Tile = Tile {
+    name: "gemm_f16_128x128x32_sm80",
+    edge: 128,
+    threads: 128,
+    smem_bytes: 49_152,
+    sm90: false,
+};
+const SMALL: Tile = Tile { name: "gemm_f16_64x64x64_sm80", edge: 64, ..LARGE };
+const WGMMA: Tile = Tile {
+    name: "gemm_f16_128x128x64_sm90a",
+    edge: 128,
+    threads: 256,
+    smem_bytes: 99_328,
+    sm90: true,
+};
+const TILES: [Tile; 3] = [LARGE, SMALL, WGMMA];
 const NUM_EPILOGUES: i32 = 5;
 
 /// One product with everything that its call may leave out.
@@ -56,9 +79,9 @@ fn pad(rows: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Runs the kernel and returns `[m, n]`; fails if it wrote behind a row.
-fn run(mode: Mode, tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
+fn run(mode: Mode, tile: Tile, case: &Case, data: &Data) -> Vec<f32> {
     let Case { m, n, k, .. } = *case;
-    let mut gpu = Gpu::new(mode);
+    let mut gpu = if tile.sm90 { Gpu::sm90(mode) } else { Gpu::new(mode) };
     let x = gpu.f16(&pad(&data.x, k));
     let weight = gpu.f16(&pad(&data.weight, k));
     let bias = gpu.f32(&data.bias);
@@ -79,8 +102,8 @@ fn run(mode: Mode, tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
         Arg::I32(stride(n) as i32),
         Arg::I32(case.epilogue),
     ];
-    let grid = (n.div_ceil(tile.1) as u32, m.div_ceil(tile.1) as u32);
-    gpu.launch_without_conflicts(tile.0, grid, 128, SMEM_BYTES, &args);
+    let grid = (n.div_ceil(tile.edge) as u32, m.div_ceil(tile.edge) as u32);
+    gpu.launch_without_conflicts(tile.name, grid, tile.threads, tile.smem_bytes, &args);
     let mut result = Vec::new();
     for row in gpu.read_f16(out).chunks(stride(n)) {
         result.extend_from_slice(&row[..n]);
@@ -122,11 +145,12 @@ fn check(case: Case) {
     let data = Data::new(&case);
     let expected = expected(&case, &data);
     for mode in [Mode::Plain, Mode::Rough] {
-        let [large, small] = TILES.map(|tile| {
+        let [large, small, _] = TILES.map(|tile| {
             let out = run(mode, tile, &case, &data);
-            assert_f16(&format!("{} {mode:?} {case:?}", tile.0), &out, &expected);
+            assert_f16(&format!("{} {mode:?} {case:?}", tile.name), &out, &expected);
             out
         });
+        // Of wgmma nobody promises the order inside a step of k.
         if mode == Mode::Plain {
             assert_eq!(large, small, "{case:?}: the tile changes bits");
         }
@@ -168,8 +192,10 @@ fn gelu_is_right_far_from_zero() {
         let case = Case { m: 16, n: 64, k: 16, epilogue, bias: true, residual: false };
         let mut data = Data::new(&case);
         data.bias = (0..64).map(|i| (i as f32 - 32.0) * 0.5).collect();
-        let out = run(Mode::Rough, TILES[0], &case, &data);
-        assert_f16(&format!("{case:?}"), &out, &expected(&case, &data));
+        for tile in [LARGE, WGMMA] {
+            let out = run(Mode::Rough, tile, &case, &data);
+            assert_f16(&format!("{} {case:?}", tile.name), &out, &expected(&case, &data));
+        }
     }
 }
 
@@ -187,7 +213,7 @@ fn a_linear_row_does_not_depend_on_the_rows_around_it() {
                 residual: data.residual[row * case.n..][..case.n].to_vec(),
             };
             let out = run(Mode::Plain, tile, &Case { m: 1, ..case }, &alone);
-            assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.0);
+            assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.name);
         }
     }
 }

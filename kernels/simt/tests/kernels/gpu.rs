@@ -33,15 +33,24 @@ pub enum Arg {
 }
 
 impl Gpu {
+    /// A card of sm_80 behind the oldest driver that knows its instructions.
     pub fn new(mode: Mode) -> Self {
+        Self::of_card(mode, (8, 0), (7, 0))
+    }
+
+    /// The same of sm_90, with wgmma.
+    pub fn sm90(mode: Mode) -> Self {
+        Self::of_card(mode, (9, 0), (8, 0))
+    }
+
+    fn of_card(mode: Mode, compute_capability: (u32, u32), max_ptx_version: (u32, u32)) -> Self {
         let rough = mode == Mode::Rough;
         let options = Options {
             seed: 20_261_123,
-            // As an old driver would.
-            max_ptx_version: (7, 0),
+            max_ptx_version,
             perturb_approximations: rough,
             mma_order: if rough { MmaOrder::Sequential } else { MmaOrder::Exact },
-            ..Options::default()
+            ..Options::of_card(compute_capability)
         };
         Self { machine: Machine::new(options) }
     }
