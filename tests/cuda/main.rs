@@ -6,4 +6,8 @@
 mod emulator;
 mod models;
 mod operations;
+#[path = "../serving/support.rs"]
+#[allow(dead_code, reason = "the serving tests use the rest")]
+mod server;
+mod serving;
 mod support;

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,6 +30,8 @@ pub struct Server {
     child: Child,
     url: String,
     agent: ureq::Agent,
+    /// The log so far.
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 pub struct Answer {
@@ -50,10 +53,13 @@ impl Answer {
 impl Server {
     /// A server of the tiny model, with further arguments, that is ready.
     pub fn start(args: &[&str]) -> Self {
-        let server = Self::start_loading(args);
+        Self::start_loading(args).when_ready()
+    }
+
+    pub fn when_ready(self) -> Self {
         for _ in 0..2000 {
-            if server.get("/health").status == 200 {
-                return server;
+            if self.get("/health").status == 200 {
+                return self;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -62,27 +68,36 @@ impl Server {
 
     /// A server that listens and may still be loading.
     pub fn start_loading(args: &[&str]) -> Self {
-        let mut child = rerankd()
-            .args(["serve", "--port", "0", "--model"])
-            .arg(tiny_bert())
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
+        let mut command = rerankd();
+        command.args(["serve", "--port", "0", "--model"]).arg(tiny_bert()).args(args);
+        Self::spawn(command)
+    }
+
+    /// A server by a command of one's own.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
         let mut log = BufReader::new(child.stderr.take().expect("piped"));
-        let mut line = String::new();
+        let mut lines = Vec::new();
         let address = loop {
-            line.clear();
+            let mut line = String::new();
             assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it listened");
             let entry: Value = serde_json::from_str(&line).expect("logs are JSON lines");
+            lines.push(line);
             if entry["message"] == "listening" {
                 break entry["address"].as_str().expect("an address").to_owned();
             }
         };
         // Whoever does not read a pipe stops its writer.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let lines = Arc::new(Mutex::new(lines));
+        std::thread::spawn({
+            let lines = Arc::clone(&lines);
+            move || {
+                let read = log.lines().map_while(Result::ok);
+                read.for_each(|line| lines.lock().unwrap().push(line));
+            }
+        });
         let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        Self { child, url: format!("http://{address}"), agent: config.into() }
+        Self { child, url: format!("http://{address}"), agent: config.into(), lines }
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -108,6 +123,11 @@ impl Server {
     /// The address for clients of their own.
     pub fn address(&self) -> &str {
         &self.url["http://".len()..]
+    }
+
+    /// Whether a line of the log holds this text.
+    pub fn logged(&self, text: &str) -> bool {
+        self.lines.lock().unwrap().iter().any(|line| line.contains(text))
     }
 
     /// One value of the metrics page.

@@ -94,9 +94,9 @@ impl Cuda {
 
     /// Remembers an operation that the driver would not enqueue.
     fn enqueued<T>(&self, what: &str, result: Result<T, DriverError>) {
-        if let Err(error) = result {
+        if let Err(fault) = result.map_err(fault(what)) {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.get_or_insert(fault(what)(error));
+            refused.get_or_insert(fault);
         }
     }
 

@@ -1,0 +1,212 @@
+//! The real server on the emulated driver: answers, and what becomes of them when the device fails.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::emulator;
+use crate::server::{Server, rerankd};
+use crate::support::tiny_model;
+
+/// A folder that holds the emulator under the driver's name, for the library path.
+fn driver() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(emulator::library(), folder.path().join("libcuda.so")).unwrap();
+    folder
+}
+
+/// The server's command on the tiny model, with the emulator's switches.
+fn serve(driver: &Path, model: &Path, switches: &[(&str, &str)]) -> Command {
+    let mut command = rerankd();
+    command.env("LD_LIBRARY_PATH", driver).envs(switches.iter().copied());
+    command.args(["serve", "--port", "0", "--device", "cuda", "--max-batch-tokens", "1024"]);
+    command.arg("--model").arg(model);
+    command
+}
+
+/// A server that is ready, and the folders that live as long.
+struct Running {
+    server: Server,
+    _folders: [tempfile::TempDir; 2],
+}
+
+fn start(switches: &[(&str, &str)], args: &[&str]) -> Running {
+    let (driver, model) = (driver(), tiny_model());
+    let mut command = serve(driver.path(), model.path(), switches);
+    command.args(args);
+    Running { server: Server::spawn(command).when_ready(), _folders: [driver, model] }
+}
+
+fn request() -> Value {
+    json!({"query": "a b", "documents": ["c d e", "a b", "f"], "return_documents": false})
+}
+
+/// Runs a server that must not come up.
+fn refused(switches: &[(&str, &str)], args: &[&str]) -> Output {
+    let (driver, model) = (driver(), tiny_model());
+    serve(driver.path(), model.path(), switches).args(args).output().unwrap()
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, reason: &str) {
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains(reason), "no '{reason}' in {log}");
+    assert!(!log.contains("panicked"), "{log}");
+    assert_eq!(output.status.code(), Some(1), "{log}");
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it never came to pass that {what}");
+}
+
+#[test]
+fn requests_are_answered_from_the_gpu() {
+    let on_gpu = start(&[], &[]);
+    let info = on_gpu.server.get("/info").json();
+    assert_eq!(info["model_dtype"], "float16", "{info}");
+    let answer = on_gpu.server.post("/v2/rerank", &request());
+    assert_eq!(answer.status, 200, "{}", answer.text);
+
+    let model = tiny_model();
+    let mut command = rerankd();
+    command.args(["serve", "--port", "0", "--device", "cpu", "--model"]).arg(model.path());
+    let on_cpu = Server::spawn(command).when_ready();
+    let expected = on_cpu.post("/v2/rerank", &request()).json();
+    for (got, expected) in answer.json()["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(expected["results"].as_array().unwrap())
+    {
+        assert_eq!(got["index"], expected["index"]);
+        let score = |result: &Value| result["relevance_score"].as_f64().unwrap();
+        assert!((score(got) - score(expected)).abs() < 2e-3, "{got}, not {expected}");
+    }
+}
+
+#[test]
+fn two_gpus_serve_one_queue() {
+    let running = start(&[("SIMT_DEVICES", "2")], &[]);
+    let server = &running.server;
+    assert!(server.logged("simt PTX emulator, simt PTX emulator"));
+    let expected = server.post("/rerank", &request()).json()["results"].clone();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let answer = server.post("/rerank", &request());
+                    assert_eq!(answer.json()["results"], expected, "the same bits from both");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn hopper_serves_with_its_own_product() {
+    let running = start(&[("SIMT_CC", "90")], &[]);
+    assert_eq!(running.server.post("/rerank", &request()).status, 200);
+}
+
+#[test]
+fn a_driver_without_memory_pools_serves() {
+    let running = start(&[("SIMT_POOLS", "0")], &[]);
+    assert_eq!(running.server.post("/rerank", &request()).status, 200);
+}
+
+#[test]
+fn what_cannot_compute_is_refused_with_the_way_out() {
+    assert_refused(&refused(&[("SIMT_DEVICES", "0")], &[]), "the NVIDIA driver finds no GPU");
+    assert_refused(&refused(&[("SIMT_DRIVER", "11020")], &[]), "it knows CUDA 11.2");
+    assert_refused(&refused(&[("SIMT_CC", "75")], &[]), "compute capability 7.5; 8.0 (Ampere)");
+    assert_refused(&refused(&[("SIMT_PTX", "6.5")], &[]), "CUDA_ERROR_UNSUPPORTED_PTX_VERSION");
+    let little = refused(&[("SIMT_MEMORY", "1000000")], &[]);
+    assert_refused(&little, "out of memory");
+    assert_refused(&refused(&[("SIMT_FAIL_ALLOC", "9")], &[]), "out of memory");
+    assert_refused(&refused(&[("SIMT_FAIL_LAUNCH", "1")], &[]), "cannot load the model");
+}
+
+#[test]
+fn without_a_driver_cuda_is_refused_and_auto_computes_on_the_cpu() {
+    let empty = tempfile::tempdir().unwrap();
+    let model = tiny_model();
+    assert_refused(&serve(empty.path(), model.path(), &[]).output().unwrap(), "no NVIDIA driver");
+
+    let mut command = rerankd();
+    command.env("LD_LIBRARY_PATH", empty.path());
+    command.args(["serve", "--port", "0", "--device", "auto", "--model"]).arg(model.path());
+    let server = Server::spawn(command).when_ready();
+    assert!(server.logged("computing on the CPU") && server.logged("no NVIDIA driver"));
+    assert_eq!(server.post("/rerank", &request()).status, 200);
+}
+
+#[test]
+fn auto_takes_the_gpu() {
+    let (driver, model) = (driver(), tiny_model());
+    let mut command = rerankd();
+    command.env("LD_LIBRARY_PATH", driver.path());
+    command.args(["serve", "--port", "0", "--max-batch-tokens", "1024", "--model"]);
+    command.arg(model.path());
+    let server = Server::spawn(command).when_ready();
+    assert_eq!(server.get("/info").json()["model_dtype"], "float16");
+}
+
+/// Launches before the first request, which a fault must not hit: the golden pairs and the timing.
+const AFTER_LOAD: &str = "40";
+
+#[test]
+fn a_refused_launch_costs_its_own_request_a_503() {
+    let running = start(&[("SIMT_FAIL_LAUNCH", AFTER_LOAD)], &[]);
+    let server = &running.server;
+    let mut statuses = Vec::new();
+    for _ in 0..60 {
+        let answer = server.post("/rerank", &request());
+        if answer.status != 200 {
+            assert_eq!(answer.header("retry-after"), "1");
+        }
+        statuses.push(answer.status);
+    }
+    let failed = statuses.iter().filter(|status| **status == 503).count();
+    assert_eq!(failed, 1, "{statuses:?}");
+    assert_eq!(server.metric("rerank_device_faults_total"), 1.0);
+    assert_eq!(server.get("/ready").status, 200);
+}
+
+/// Sends requests until the device is lost; what came back before the server ended.
+fn run_until_lost(mut running: Running) {
+    let mut answers = Vec::new();
+    for _ in 0..60 {
+        let answer = running.server.post("/rerank", &request());
+        answers.push(answer.status);
+        if answer.status == 503 {
+            assert!(answer.headers.contains_key("retry-after"), "{}", answer.text);
+            break;
+        }
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    assert_eq!(answers.last(), Some(&503), "the fault was met: {answers:?}");
+    eventually("the log says why", || running.server.logged("ended for want of a device"));
+    assert_eq!(running.server.wait().code(), Some(1), "a supervisor starts it anew");
+    assert!(!running.server.logged("panicked"));
+}
+
+#[test]
+fn a_sticky_fault_ends_the_process_after_its_answers() {
+    run_until_lost(start(&[("SIMT_FAULT_LAUNCH", AFTER_LOAD)], &["--drain-timeout-ms", "2000"]));
+}
+
+#[test]
+fn a_device_that_hangs_ends_the_process_after_its_answers() {
+    let switches = [("SIMT_HANG_LAUNCH", AFTER_LOAD), ("SIMT_HANG_MS", "3000")];
+    let args = ["--device-timeout-ms", "500", "--drain-timeout-ms", "2000"];
+    run_until_lost(start(&switches, &args));
+}
