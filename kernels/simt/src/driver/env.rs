@@ -15,11 +15,12 @@
 //! | `SIMT_FAULT_LAUNCH` | the n-th launch faults: told at the next wait, and ever after | none |
 //! | `SIMT_HANG_LAUNCH` | the n-th launch never ends | none |
 //! | `SIMT_HANG_MS` | a wait for a hanging launch ends after this time, with a fault | 600000 |
+//! | `SIMT_CUBLASLT_WRONG` | 1: products of the emulated cuBLASLt are off by 1/64 | 0 |
 //! | `SIMT_PERTURB` | 1: approximate instructions err as far as documented | 0 |
 //! | `SIMT_CHECKS` | 0: no race detection | 1 |
 //!
-//! Allocations and launches are counted over all devices. A launch is one `cuLaunchKernel` or one
-//! `cuGraphLaunch`; what a capture records is not launched.
+//! Allocations and launches are counted over all devices. A launch is one `cuLaunchKernel`, one
+//! `cuGraphLaunch` or one `cublasLtMatmul`; what a capture records is not launched.
 
 use std::str::FromStr;
 
@@ -41,6 +42,7 @@ pub struct Switches {
     pub hang_launch: Option<u64>,
     pub hang_ms: u64,
     pub pools: bool,
+    pub cublaslt_wrong: bool,
     pub options: Options,
 }
 
@@ -82,6 +84,7 @@ impl Switches {
             hang_launch: number("SIMT_HANG_LAUNCH"),
             hang_ms: number("SIMT_HANG_MS").unwrap_or(600_000),
             pools: number("SIMT_POOLS") != Some(0),
+            cublaslt_wrong: number("SIMT_CUBLASLT_WRONG") == Some(1),
             options,
         }
     }

@@ -9,6 +9,7 @@
 
 mod capture;
 mod context;
+mod cublaslt;
 mod device;
 mod env;
 mod errors;
@@ -17,6 +18,7 @@ mod host;
 mod memory;
 mod modules;
 mod pools;
+mod product;
 mod queue;
 mod refused;
 mod state;

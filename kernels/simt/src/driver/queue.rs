@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::capture::Replay;
 use super::errors::Status;
+use super::product::Product;
 use crate::fault::Dim3;
 use crate::memory::address::DevicePtr;
 use crate::program::Kernel;
@@ -36,6 +37,8 @@ pub enum Command {
         shared: u32,
         params: Vec<u8>,
     },
+    /// Of the emulated cuBLASLt.
+    Product(Arc<Product>),
     CopyIn {
         dst: DevicePtr,
         data: Vec<u8>,

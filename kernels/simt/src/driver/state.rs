@@ -149,7 +149,7 @@ impl Device {
 
     fn execute(&mut self, command: Command) -> Result<(), Status> {
         let memory = |fault: MemoryFault| {
-            eprintln!("simt: copy between host and device: {fault}");
+            eprintln!("simt: a copy or a product: {fault}");
             Status::of_memory(&fault)
         };
         match command {
@@ -164,6 +164,10 @@ impl Device {
                     eprintln!("simt: {} {grid} x {block}: {counters:?}", kernel.name);
                 }
                 self.clock_ns += counters.instructions;
+            }
+            Command::Product(product) => {
+                self.clock_ns += product.cost();
+                product.run(&mut self.machine).map_err(memory)?;
             }
             Command::CopyIn { dst, data } => {
                 self.clock_ns += data.len() as u64 / 16;

@@ -2,6 +2,7 @@
 
 mod calls;
 mod child;
+mod cublaslt;
 mod devices;
 mod faults;
 mod graphs;

@@ -5,6 +5,11 @@ use libloading::{Library, Symbol};
 /// Every function that cudarc 0.19.10 calls outside its raw bindings, and some that programs call
 /// through those.
 const CALLED: &str = "
+    cublasLtCreate cublasLtDestroy cublasLtGetVersion cublasLtMatmul cublasLtMatmulAlgoGetHeuristic
+    cublasLtMatmulDescCreate cublasLtMatmulDescDestroy cublasLtMatmulDescSetAttribute
+    cublasLtMatmulPreferenceCreate cublasLtMatmulPreferenceDestroy
+    cublasLtMatmulPreferenceSetAttribute cublasLtMatrixLayoutCreate cublasLtMatrixLayoutDestroy
+    cublasLtMatrixLayoutSetAttribute
     cuCtxCreate_v3 cuCtxCreate_v4 cuCtxDestroy_v2 cuCtxGetCacheConfig cuCtxGetCurrent
     cuCtxGetDevice cuCtxGetLimit cuCtxGetStreamPriorityRange cuCtxSetCacheConfig cuCtxSetCurrent
     cuCtxSetFlags cuCtxSetLimit cuCtxSynchronize cuDestroyExternalMemory cuDeviceGet
