@@ -37,6 +37,11 @@ __device__ __forceinline__ void cp_async_16(uint dst, const void* src, int bytes
                  : "memory");
 }
 
+// The same of 16 bytes that are there.
+__device__ __forceinline__ void cp_async_16(uint dst, const void* src) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }

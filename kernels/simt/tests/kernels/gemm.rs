@@ -4,8 +4,8 @@ use crate::gpu::{Arg, Gpu, Mode, random};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16};
 
-const TILES: [(&str, usize); 2] =
-    [("gemm_f16_128x128x32_sm80", 128), ("gemm_f16_64x64x64_sm80", 64)];
+const TILES: [(&str, usize, u32); 2] =
+    [("gemm_f16_128x128x32_sm80", 128, 128), ("gemm_f16_64x64x64_sm80", 64, 64)];
 const SMEM_BYTES: u32 = 49_152;
 const NUM_EPILOGUES: i32 = 5;
 
@@ -56,7 +56,7 @@ fn pad(rows: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Runs the kernel and returns `[m, n]`; fails if it wrote behind a row.
-fn run(mode: Mode, tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
+fn run(mode: Mode, tile: (&str, usize, u32), case: &Case, data: &Data) -> Vec<f32> {
     let Case { m, n, k, .. } = *case;
     let mut gpu = Gpu::new(mode);
     let x = gpu.f16(&pad(&data.x, k));
@@ -80,7 +80,7 @@ fn run(mode: Mode, tile: (&str, usize), case: &Case, data: &Data) -> Vec<f32> {
         Arg::I32(case.epilogue),
     ];
     let grid = (n.div_ceil(tile.1) as u32, m.div_ceil(tile.1) as u32);
-    gpu.launch_without_conflicts(tile.0, grid, 128, SMEM_BYTES, &args);
+    gpu.launch_without_conflicts(tile.0, grid, tile.2, SMEM_BYTES, &args);
     let mut result = Vec::new();
     for row in gpu.read_f16(out).chunks(stride(n)) {
         result.extend_from_slice(&row[..n]);
