@@ -34,6 +34,9 @@ struct MaxSim {
     static_assert(BLOCK_DOC == kWarps * 16, "a warp owns sixteen document tokens of a tile");
     static_assert(BLOCK_Q == kWarp, "a lane adds one query token");
 
+    using Docs = TileCopy<BLOCK_DOC, kChunks, kThreads>;
+    using Queries = TileCopy<BLOCK_Q, kChunks, kThreads>;
+
     // The similarities of 32 query tokens with this warp's 16 tokens of a tile, folded into `max`: of each
     // pair of query rows that a lane holds, the second is eight rows below.
     static __device__ __forceinline__ void fold(float (&max)[2][2], const uint (&q)[2][kSteps][4],
@@ -92,7 +95,7 @@ struct MaxSim {
             return query_tile + (kUnitsQuery + tile % 2 * kUnitsDoc) * 16;
         };
         const auto fetch = [&](int tile) {
-            copy_rows<BLOCK_DOC, kChunks, kThreads>(stage(tile), doc, tile * BLOCK_DOC, doc_len, kDim);
+            Docs::copy(stage(tile), Docs::source(doc, kDim), tile * BLOCK_DOC, doc_len, kDim);
             cp_async_commit();
         };
 
@@ -102,7 +105,7 @@ struct MaxSim {
         float sum = 0.0f;
         for (int first_query = 0; first_query < query_len; first_query += BLOCK_Q) {
             // The first tiles; queries live in registers from then on.
-            copy_rows<BLOCK_Q, kChunks, kThreads>(query_tile, query, first_query, query_len, kDim);
+            Queries::copy(query_tile, Queries::source(query, kDim), first_query, query_len, kDim);
             fetch(0);
             cp_async_wait<0>();
             __syncthreads();
