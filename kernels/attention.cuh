@@ -303,6 +303,119 @@ struct Attention {
         }
     }
 
+    // The block's keys, in whole tiles of the sequence.
+    struct Tiles {
+        int first, end;
+        // Those of the main loop: all queries see them whole, and the tile behind lies within the sequence.
+        int first_main, end_main;
+
+        __device__ __forceinline__ Tiles(const AttentionArgs& args, int first_query, int num_queries,
+                                         int len) {
+            const int last_query = min(first_query + BLOCK_Q, num_queries) - 1;
+            first = max(first_query - args.left, 0) / BLOCK_KV;
+            end = (min(last_query + args.right + 1, len) + BLOCK_KV - 1) / BLOCK_KV;
+            const Range whole = all(args, first_query, BLOCK_Q, len);
+            first_main = (max(whole.first, 0) + BLOCK_KV - 1) / BLOCK_KV;
+            end_main = min(min(whole.end / BLOCK_KV, len / BLOCK_KV - 1), end - 1);
+        }
+    };
+
+    // Brings keys and values to shared memory, a tile of each.
+    struct Feed {
+        const AttentionArgs& args;
+        const __half* keys;  // From Copy::source.
+        uint key_tile, value_tile;
+        int len, end_tile;
+
+        __device__ __forceinline__ const __half* values() const {
+            return keys + static_cast<int>(anew(args.num_kv_heads)) * kDim;
+        }
+
+        __device__ __forceinline__ void copy_keys(int tile) const {
+            if (tile < end_tile) {
+                Copy::copy(key_tile, keys, tile * BLOCK_KV, len, args.qkv_stride);
+                cp_async_commit();
+            }
+        }
+
+        __device__ __forceinline__ void copy_values(int tile) const {
+            Copy::copy(value_tile, values(), tile * BLOCK_KV, len, args.qkv_stride);
+            cp_async_commit();
+        }
+
+        __device__ __forceinline__ void copy_whole_keys(int tile) const {
+            Copy::copy(key_tile, keys, tile * BLOCK_KV, args.qkv_stride);
+            cp_async_commit();
+        }
+
+        __device__ __forceinline__ void copy_whole_values(int tile) const {
+            Copy::copy(value_tile, values(), tile * BLOCK_KV, args.qkv_stride);
+            cp_async_commit();
+        }
+
+        // The tile just copied has landed for all threads, and all have left the other one.
+        __device__ __forceinline__ void arrive() const {
+            cp_async_wait<0>();
+            barrier<kThreads>();
+        }
+    };
+
+    // A warp without queries only helps to copy.
+    static __device__ __forceinline__ void help(const Feed& feed, const Tiles& tiles) {
+#pragma unroll 1
+        for (int tile = tiles.first; tile < tiles.end; ++tile) {
+            feed.copy_values(tile);
+            feed.arrive();
+            feed.copy_keys(tile + 1);
+            feed.arrive();
+        }
+    }
+
+    static __device__ __forceinline__ void attend(State& state, const Lane& lane, const Feed& feed,
+                                                  const Tiles& tiles, int query) {
+        Scores s;
+        Weights weights;
+        int tile = tiles.first;
+#pragma unroll 1
+        while (tile < tiles.end) {
+            bool passed = false;
+            if (!state.fresh && tile >= tiles.first_main && tile < tiles.end_main) {
+                // Main loop: tiles without an edge, until a row needs a new reference.
+#pragma unroll 1
+                do {
+                    feed.copy_whole_values(tile);
+                    score(s, state, lane);
+                    passed = passes(s);
+                    if (passed) {
+                        break;
+                    }
+                    weigh(weights, s);
+                    feed.arrive();
+                    ++tile;
+                    feed.copy_whole_keys(tile);
+                    mix(state, weights, lane);
+                    feed.arrive();
+                } while (tile < tiles.end_main);
+            }
+            // Any tile, or the rest of the one that left the main loop.
+            if (!passed) {
+                feed.copy_values(tile);
+                score(s, state, lane);
+                mask(s, feed.args, query, tile * BLOCK_KV, feed.len);
+                passed = passes(s) || state.fresh;
+            }
+            if (passed) {
+                rebase(s, state);
+            }
+            weigh(weights, s);
+            feed.arrive();
+            ++tile;
+            feed.copy_keys(tile);
+            mix(state, weights, lane);
+            feed.arrive();
+        }
+    }
+
     static __device__ __forceinline__ void run(const AttentionArgs& args) {
         const Work work(args);
         if (work.sequence == 0xffffffffu) {
@@ -318,32 +431,28 @@ struct Attention {
         const int stride = args.qkv_stride;
         const __half* rows = row_of(args.qkv, begin, stride);
         const int kv_head = work.head / (args.num_heads / args.num_kv_heads);
-        const __half* keys = Copy::source(rows + (args.num_heads + kv_head) * kDim, stride);
-
-        // The block's keys, in whole tiles of the sequence. Those of the main loop are seen whole by all queries,
-        // and so is the next one copied without a look at the length.
-        const int last_query = min(first_query + BLOCK_Q, num_queries) - 1;
-        const int first_tile = max(first_query - args.left, 0) / BLOCK_KV;
-        const int end_tile = (min(last_query + args.right + 1, len) + BLOCK_KV - 1) / BLOCK_KV;
-        const Range whole = all(args, first_query, BLOCK_Q, len);
-        const int first_main = (max(whole.first, 0) + BLOCK_KV - 1) / BLOCK_KV;
-        const int end_main = min(min(whole.end / BLOCK_KV, len / BLOCK_KV - 1), end_tile - 1);
-
+        const Tiles tiles(args, first_query, num_queries, len);
         const uint query_tile = shared_address(smem);
         const uint key_tile = query_tile + BLOCK_Q * kDim * 2;
         const uint value_tile = key_tile + BLOCK_KV * kDim * 2;
+        const Feed feed{args, Copy::source(rows + (args.num_heads + kv_head) * kDim, stride),
+                        key_tile, value_tile, len, tiles.end};
+
         using CopyQ = TileCopy<BLOCK_Q, kChunks, kThreads>;
         CopyQ::copy(query_tile, CopyQ::source(rows + work.head * kDim, stride), first_query,
                     num_queries, stride);
-        Copy::copy(key_tile, keys, first_tile * BLOCK_KV, len, stride);
-        cp_async_commit();
+        feed.copy_keys(tiles.first);
         cp_async_wait<0>();
         __syncthreads();
 
-        const int warp_row = __shfl_sync(kFullMask, static_cast<int>(threadIdx.x) / kWarp, 0) * kRowsWarp;
-        const int warp_query = first_query + warp_row;
+        const int warp = __shfl_sync(kFullMask, static_cast<int>(threadIdx.x) / kWarp, 0);
+        const int warp_query = first_query + warp * kRowsWarp;
         const int num_rows = num_queries - warp_query;
-        const Lane lane(query_tile, key_tile, value_tile, warp_row);
+        if (num_rows <= 0) {
+            help(feed, tiles);
+            return;
+        }
+        const Lane lane(query_tile, key_tile, value_tile, warp * kRowsWarp);
         State state = {};
         state.fresh = true;
         if (kKeepQueries) {
@@ -352,82 +461,13 @@ struct Attention {
                 load_queries(state.q[step], lane.value + lane.to_query, step);
             }
         }
-
-        // The tile just copied has landed for all threads, and all have left the other one.
-        const auto arrive = [] {
-            cp_async_wait<0>();
-            barrier<kThreads>();
-        };
-        const auto to_values = [&] { return static_cast<int>(anew(args.num_kv_heads)) * kDim; };
-        const auto copy_keys = [&](int tile) {
-            if (tile < end_tile) {
-                Copy::copy(key_tile, keys, tile * BLOCK_KV, len, stride);
-                cp_async_commit();
-            }
-        };
-        const auto copy_values = [&](int tile) {
-            Copy::copy(value_tile, keys + to_values(), tile * BLOCK_KV, len, stride);
-            cp_async_commit();
-        };
-        if (num_rows <= 0) {
-            // A warp without queries only helps to copy.
-            for (int tile = first_tile; tile < end_tile; ++tile) {
-                copy_values(tile);
-                arrive();
-                copy_keys(tile + 1);
-                arrive();
-            }
-            return;
-        }
-
-        Scores s;
-        Weights weights;
-        int tile = first_tile;
-#pragma unroll 1
-        while (tile < end_tile) {
-            bool passed = false;
-            if (!state.fresh && tile >= first_main && tile < end_main) {
-                // Main loop: tiles without an edge, until a row needs a new reference.
-#pragma unroll 1
-                do {
-                    Copy::copy(value_tile, keys + to_values(), tile * BLOCK_KV, stride);
-                    cp_async_commit();
-                    score(s, state, lane);
-                    passed = passes(s);
-                    if (passed) {
-                        break;
-                    }
-                    weigh(weights, s);
-                    arrive();
-                    ++tile;
-                    Copy::copy(key_tile, keys, tile * BLOCK_KV, stride);
-                    cp_async_commit();
-                    mix(state, weights, lane);
-                    arrive();
-                } while (tile < end_main);
-            }
-            if (!passed) {
-                copy_values(tile);
-                score(s, state, lane);
-                mask(s, args, warp_query, tile * BLOCK_KV, len);
-                passed = passes(s) || state.fresh;
-            }
-            if (passed) {
-                rebase(s, state);
-            }
-            weigh(weights, s);
-            arrive();
-            ++tile;
-            copy_keys(tile);
-            mix(state, weights, lane);
-            arrive();
-        }
+        attend(state, lane, feed, tiles, warp_query);
 
         // Found anew, rather than kept in registers so long.
         const Work again(args);
         const long long out_row =
             args.first_only != 0 ? again.sequence : args.cu_seqlens[again.sequence] + warp_query;
-        write_out(state, smem + warp_row * kChunks,
+        write_out(state, smem + warp * kRowsWarp * kChunks,
                   row_of(args.out, out_row, args.out_stride) + again.head * kDim, args.out_stride,
                   num_rows);
     }

@@ -41,70 +41,58 @@ struct Gemm {
 
     static_assert(WARP_M % 16 == 0 && WARP_N % kSliceN == 0, "Invalid warp tile");
     static_assert(kSliceUnits * kThreads / kWarp <= kNumStages * kUnitsStage, "write-out fits");
-    static constexpr int kLanes = 4;  // That copy 64 bytes of a row side by side.
-    static constexpr int kRowsPerCopy = kThreads / kLanes;
-    static_assert(BLOCK_M % kRowsPerCopy == 0 && BLOCK_N % kRowsPerCopy == 0, "Invalid block size");
 
-    // What this thread copies of the next tile: every fourth chunk of several rows. Past the end it copies the
-    // block's first row again: what comes of it is never written, and a select for each copy would burden the
-    // main loop.
+    // What this thread copies of one operand's next tile. Past the end it copies the block's first row again:
+    // what comes of it is never written, and a select for each copy would burden the main loop.
     template <int kRows>
     struct Source {
-        static constexpr int kCopies = kRows / kRowsPerCopy;
-        const __half* rows[kCopies];
-        uint dst[kChunks / kLanes];
+        using Copy = TileCopy<kRows, kChunks, kThreads>;
+        const __half* rows[Copy::kRounds];
+        uint tile;
 
         __device__ __forceinline__ Source(const __half* base, int first, int count, int stride,
-                                          uint tile) {
-            const int quad = static_cast<int>(threadIdx.x) / kLanes;
-            // Eight lanes that write at once fill all banks: two neighbours of 64 bytes, or rows of 128 bytes
-            // whose swizzles differ in the upper bit.
-            const int row = kChunks == kLanes ? quad : quad / 8 * 8 + quad % 2 * 4 + quad / 2 % 4;
-            const int chunk = static_cast<int>(threadIdx.x) % kLanes;
-            // kRowsPerCopy is a multiple of 8, so the swizzle of the first row serves all.
-            static_assert(kRowsPerCopy % 8 == 0, "Invalid copy shape");
+                                          uint tile)
+            : tile(tile) {
 #pragma unroll
-            for (int c = 0; c < kChunks / kLanes; ++c) {
-                dst[c] = tile + static_cast<uint>(swizzle<kChunks>(row, chunk + c * kLanes)) * 16;
-            }
-#pragma unroll
-            for (int i = 0; i < kCopies; ++i) {
-                const int at = first + row + i * kRowsPerCopy;
-                rows[i] = row_of(base, at < count ? at : first, stride) + chunk * kVector;
+            for (int i = 0; i < Copy::kRounds; ++i) {
+                const int row = first + Copy::row(threadIdx.x) + i * Copy::kRowsAtOnce;
+                rows[i] = row_of(base, row < count ? row : first, stride) +
+                          Copy::chunk(threadIdx.x) * kVector;
             }
         }
 
-        // Copies the tile that begins `column` halves further along, all of it within the rows.
-        __device__ __forceinline__ void copy(uint stage, int column) const {
+        // Copies the tile `columns` further on, which lies wholly within the rows.
+        __device__ __forceinline__ void copy(uint stage, int columns) const {
 #pragma unroll
-            for (int i = 0; i < kCopies; ++i) {
+            for (int i = 0; i < Copy::kRounds; ++i) {
 #pragma unroll
-                for (int c = 0; c < kChunks / kLanes; ++c) {
-                    cp_async_16(dst[c] + stage + i * kRowsPerCopy * kChunks * 16,
-                                rows[i] + column + c * kLanes * kVector);
+                for (int c = 0; c < Copy::kParts; ++c) {
+                    cp_async_16(tile + stage + Copy::target(threadIdx.x, i, c),
+                                rows[i] + columns + c * Copy::kLanes * kVector);
                 }
             }
         }
 
-        // Copies what is there of the next tile, which begins `left` halves before the rows' end.
-        __device__ __forceinline__ void copy_part(uint stage, int left, int k) const {
+        // Copies what there is of the next tile, `left` columns before the rows end at `k`.
+        __device__ __forceinline__ void copy_rest(uint stage, int left, int k) const {
 #pragma unroll
-            for (int c = 0; c < kChunks / kLanes; ++c) {
-                const int chunk = static_cast<int>(threadIdx.x) % kLanes + c * kLanes;
-                const int halves = left - chunk * kVector;
+            for (int c = 0; c < Copy::kParts; ++c) {
+                const int ahead = c * Copy::kLanes * kVector;
+                const int halves = left - Copy::chunk(threadIdx.x) * kVector - ahead;
                 const int bytes = min(max(halves, 0), kVector) * 2;
-                // With nothing left, the row's first chunk is a valid address.
-                const int offset = halves > 0 ? c * kLanes * kVector : halves - k + c * kLanes * kVector;
+                // With nothing left, the row's first column is a valid address.
+                const int column = halves > 0 ? ahead : ahead + halves - k;
 #pragma unroll
-                for (int i = 0; i < kCopies; ++i) {
-                    cp_async_16(dst[c] + stage + i * kRowsPerCopy * kChunks * 16, rows[i] + offset, bytes);
+                for (int i = 0; i < Copy::kRounds; ++i) {
+                    cp_async_16(tile + stage + Copy::target(threadIdx.x, i, c), rows[i] + column,
+                                bytes);
                 }
             }
         }
 
         __device__ __forceinline__ void advance(int columns) {
 #pragma unroll
-            for (int i = 0; i < kCopies; ++i) {
+            for (int i = 0; i < Copy::kRounds; ++i) {
                 rows[i] += columns;
             }
         }
@@ -266,21 +254,15 @@ struct Gemm {
         }
     }
 
-    static __device__ __forceinline__ void run(const GemmArgs& args) {
-        const int warp = static_cast<int>(threadIdx.x) / kWarp;
-        const int warp_m = warp / kWarpsN * WARP_M;
-        const int warp_n = warp % kWarpsN * WARP_N;
-        const int block_m = static_cast<int>(blockIdx.y) * BLOCK_M;
-        const int block_n = static_cast<int>(blockIdx.x) * BLOCK_N;
-        const int num_tiles = (args.k + BLOCK_K - 1) / BLOCK_K;
-        const uint base = shared_address(smem);
-
-        Source<BLOCK_M> x(args.x, block_m, args.m, args.x_stride, base);
-        Source<BLOCK_N> weight(args.weight, block_n, args.n, args.weight_stride, base + kUnitsX * 16);
+    // Adds up the products of the block's rows of x and the weight; leaves no copy under way.
+    static __device__ __forceinline__ void sum_up(float (&sums)[kTilesM][kTilesN][4],
+                                                  Source<BLOCK_M>& x, Source<BLOCK_N>& weight,
+                                                  const Lane& lane, int k) {
+        const int num_tiles = (k + BLOCK_K - 1) / BLOCK_K;
         const auto fetch = [&](int tile, uint stage) {
             if (tile < num_tiles) {
-                x.copy_part(stage, args.k - tile * BLOCK_K, args.k);
-                weight.copy_part(stage, args.k - tile * BLOCK_K, args.k);
+                x.copy_rest(stage, k - tile * BLOCK_K, k);
+                weight.copy_rest(stage, k - tile * BLOCK_K, k);
                 x.advance(BLOCK_K);
                 weight.advance(BLOCK_K);
             }
@@ -295,11 +277,9 @@ struct Gemm {
         }
         cp_async_wait<kNumStages - 2>();
         __syncthreads();
-
-        float sums[kTilesM][kTilesN][4] = {};
         Fragments fragments[2];
-        const Lane lane(base, warp_m, warp_n);
         lane.load(fragments[0], 0, 0);
+
         // The products of the tile in `stage`: a step's fragments are loaded while the step before it
         // multiplies, and `refill` copies into the stage that the barrier of the tile before freed.
         const auto turn = [&](uint stage, uint next, auto refill) {
@@ -322,7 +302,7 @@ struct Gemm {
         };
 
         // Main loop: once round the stages, as long as all that it copies is whole.
-        const int num_rounds = max(args.k / BLOCK_K - kNumStages + 1, 0) / kNumStages;
+        const int num_rounds = max(k / BLOCK_K - kNumStages + 1, 0) / kNumStages;
 #pragma unroll 1
         for (int round = 0; round < num_rounds; ++round) {
 #pragma unroll
@@ -347,9 +327,23 @@ struct Gemm {
                 fetch(ahead, ahead % kNumStages * kStageBytes);
             });
         }
+        cp_async_wait<0>();
+    }
+
+    static __device__ __forceinline__ void run(const GemmArgs& args) {
+        const int warp = static_cast<int>(threadIdx.x) / kWarp;
+        const int warp_m = warp / kWarpsN * WARP_M;
+        const int warp_n = warp % kWarpsN * WARP_N;
+        const int block_m = static_cast<int>(blockIdx.y) * BLOCK_M;
+        const int block_n = static_cast<int>(blockIdx.x) * BLOCK_N;
+        const uint base = shared_address(smem);
+
+        Source<BLOCK_M> x(args.x, block_m, args.m, args.x_stride, base);
+        Source<BLOCK_N> weight(args.weight, block_n, args.n, args.weight_stride, base + kUnitsX * 16);
+        float sums[kTilesM][kTilesN][4] = {};
+        sum_up(sums, x, weight, Lane(base, warp_m, warp_n), args.k);
 
         // Write out: the stages become the slices.
-        cp_async_wait<0>();
         __syncthreads();
         write_out(args, sums, block_m + warp_m, block_n + warp_n);
     }
