@@ -134,24 +134,26 @@ __device__ __forceinline__ T* row_of(T* base, long long row, int stride) {
 // rows that one ldmatrix phase reads at the same chunk fall in eight different bank groups.
 template <int kChunks>
 __device__ __forceinline__ int swizzle(int row, int chunk) {
-    static_assert(kChunks % 4 == 0, "a row is a multiple of 64 bytes");
-    // Rows of 128 bytes start at the same bank; rows of 64 or 192 bytes at two in turn.
-    return row * kChunks + (kChunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3));
+    static_assert(kChunks % 2 == 0, "a row is a multiple of 32 bytes");
+    // Rows of 128 bytes start at the same bank; rows of 64 or 192 bytes at two in turn, of 96 bytes at four.
+    return row * kChunks + (kChunks % 8 == 0   ? chunk ^ (row & 7)
+                            : kChunks % 4 == 0 ? chunk ^ ((row >> 1) & 3)
+                                               : chunk ^ ((row >> 2) & 1));
 }
 
 // The address of the chunk `chunks` (even) behind that at `address`, itself the first or second of its row.
 template <int kChunks>
 __device__ __forceinline__ uint along(uint address, int chunks) {
-    constexpr int kSwizzled = kChunks % 8 == 0 ? 7 : 3;
+    constexpr int kSwizzled = kChunks % 8 == 0 ? 7 : kChunks % 4 == 0 ? 3 : 1;
     return (address ^ static_cast<uint>(chunks & kSwizzled) * 16) + (chunks & ~kSwizzled) * 16;
 }
 
-// How a block copies a tile of `kRows` rows of `kChunks` chunks: four lanes take 64 bytes of a row at a time.
-// Eight lanes that write at once fill all banks: two neighbours of 64 or 192 bytes, or two rows of 128
-// bytes whose swizzles differ in the upper bit.
+// How a block copies a tile of `kRows` rows of `kChunks` chunks: four lanes take 64 bytes of a row at a time, of
+// rows of 96 bytes two lanes 32. Eight lanes that write at once fill all banks: neighbours of 64, 96 or 192
+// bytes, or two rows of 128 bytes whose swizzles differ in the upper bit.
 template <int kRows, int kChunks, int kThreads>
 struct TileCopy {
-    static constexpr int kLanes = 4;
+    static constexpr int kLanes = kChunks % 4 == 0 ? 4 : 2;
     static constexpr int kRowsAtOnce = kThreads / kLanes;
     static constexpr int kRounds = kRows / kRowsAtOnce;
     static constexpr int kParts = kChunks / kLanes;
