@@ -1,8 +1,8 @@
-// Attention with heads of 32. Grid (num_items * num_heads), block 128; heads run fastest, so the blocks in
-// flight share rows of qkv. 16,384 bytes of dynamic shared memory.
+// Attention with heads of 32. Grid (num_items * num_heads), block 64; heads run fastest, so the blocks in
+// flight share rows of qkv. 12,288 bytes of dynamic shared memory.
 #include "attention.cuh"
 
-extern "C" __global__ void __launch_bounds__(Attention<32>::kThreads, 4)
+extern "C" __global__ void __launch_bounds__(Attention<32>::kThreads, 6)
 attention_f16_d32_sm80(const __half* qkv, const uint* cu_seqlens, const uint2* items, __half* out,
                        int num_heads, int num_kv_heads, int qkv_stride, int out_stride, int left,
                        int right, int first_only) {

@@ -1,8 +1,8 @@
-// Attention with heads of 64. Grid (num_items * num_heads), block 128; heads run fastest, so the blocks in
-// flight share rows of qkv. 32,768 bytes of dynamic shared memory.
+// Attention with heads of 64. Grid (num_items * num_heads), block 64; heads run fastest, so the blocks in
+// flight share rows of qkv. 24,576 bytes of dynamic shared memory.
 #include "attention.cuh"
 
-extern "C" __global__ void __launch_bounds__(Attention<64>::kThreads, 3)
+extern "C" __global__ void __launch_bounds__(Attention<64>::kThreads, 4)
 attention_f16_d64_sm80(const __half* qkv, const uint* cu_seqlens, const uint2* items, __half* out,
                        int num_heads, int num_kv_heads, int qkv_stride, int out_stride, int left,
                        int right, int first_only) {

@@ -8,8 +8,8 @@
 
 using uint = unsigned int;
 
-// Dynamic shared memory of the one kernel in the file; 16-byte aligned for cp.async and ldmatrix.
-extern __shared__ uint4 smem[];
+// Dynamic shared memory of the one kernel in the file. A tile in it begins at a multiple of 128 bytes.
+extern __shared__ __align__(128) uint4 smem[];
 
 constexpr uint kFullMask = 0xffffffffu;
 constexpr int kWarp = 32;
@@ -37,6 +37,11 @@ __device__ __forceinline__ void cp_async_16(uint dst, const void* src, int bytes
                  : "memory");
 }
 
+// The same of 16 bytes that are there.
+__device__ __forceinline__ void cp_async_16(uint dst, const void* src) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -45,6 +50,12 @@ __device__ __forceinline__ void cp_async_commit() {
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Waits for `kThreads` threads of the block, wherever in the code they wait.
+template <int kThreads>
+__device__ __forceinline__ void barrier() {
+    asm volatile("bar.sync 0, %0;" ::"n"(kThreads) : "memory");
 }
 
 // Four 8x8 matrices; lane `i` gives the address of row `i % 8` of matrix `i / 8`.
@@ -72,6 +83,17 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint (&a)[4], 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// d = a * b + c.
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint (&a)[4], uint b0, uint b1,
+                                             const float (&c)[4]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]),
+          "f"(c[2]), "f"(c[3]));
+}
+
 // 2^x within 2 ulp; 2^-inf is 0. (tanh.approx has no wrapper: its error of 2^-11 doubles that of an fp16.)
 __device__ __forceinline__ float ex2(float x) {
     float y;
@@ -86,6 +108,20 @@ __device__ __forceinline__ float rcp(float x) {
     return y;
 }
 
+// The same number, but as if new: what is computed from it holds no register through a loop around it.
+__device__ __forceinline__ uint anew(uint x) {
+    uint y;
+    asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
+// The thread's number, read from its special register here.
+__device__ __forceinline__ int thread_anew() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
 // === Rows and swizzled tiles ===
 
 // Rows times width passes 2^31 at 700,000 tokens of width 3072.
@@ -98,34 +134,82 @@ __device__ __forceinline__ T* row_of(T* base, long long row, int stride) {
 // rows that one ldmatrix phase reads at the same chunk fall in eight different bank groups.
 template <int kChunks>
 __device__ __forceinline__ int swizzle(int row, int chunk) {
-    static_assert(kChunks % 4 == 0, "a row is a multiple of 64 bytes");
-    // Rows of 128 bytes start at the same bank; rows of 64 or 192 bytes at two in turn.
-    return row * kChunks + (kChunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3));
+    static_assert(kChunks % 2 == 0, "a row is a multiple of 32 bytes");
+    // Rows of 128 bytes start at the same bank; rows of 64 or 192 bytes at two in turn, of 96 bytes at four.
+    return row * kChunks + (kChunks % 8 == 0   ? chunk ^ (row & 7)
+                            : kChunks % 4 == 0 ? chunk ^ ((row >> 1) & 3)
+                                               : chunk ^ ((row >> 2) & 1));
 }
 
-// Copies `kRows` rows of `kChunks` 16-byte chunks from row `first` of `base` on into a swizzled tile, by a block
-// of `kThreads`; rows at `len` and behind become zeros. Eight lanes that write at once fill all banks: a row
-// of 128 bytes, or two neighbours of 64.
+// The address of the chunk `chunks` (even) behind that at `address`, itself the first or second of its row.
+template <int kChunks>
+__device__ __forceinline__ uint along(uint address, int chunks) {
+    constexpr int kSwizzled = kChunks % 8 == 0 ? 7 : kChunks % 4 == 0 ? 3 : 1;
+    return (address ^ static_cast<uint>(chunks & kSwizzled) * 16) + (chunks & ~kSwizzled) * 16;
+}
+
+// How a block copies a tile of `kRows` rows of `kChunks` chunks: four lanes take 64 bytes of a row at a time, of
+// rows of 96 bytes two lanes 32. Eight lanes that write at once fill all banks: neighbours of 64, 96 or 192
+// bytes, or two rows of 128 bytes whose swizzles differ in the upper bit.
 template <int kRows, int kChunks, int kThreads>
-__device__ __forceinline__ void copy_rows(uint tile, const __half* base, int first, int len,
-                                          int stride) {
-    constexpr int kLanes = kChunks % 8 == 0 ? 8 : 4;
-    constexpr int kRowsAtOnce = kThreads / kLanes;
-    static_assert(kRows % kRowsAtOnce == 0, "Invalid tile");
-    const int lane = static_cast<int>(threadIdx.x) % kLanes;
+struct TileCopy {
+    static constexpr int kLanes = kChunks % 4 == 0 ? 4 : 2;
+    static constexpr int kRowsAtOnce = kThreads / kLanes;
+    static constexpr int kRounds = kRows / kRowsAtOnce;
+    static constexpr int kParts = kChunks / kLanes;
+    // So the swizzle of a thread's first row serves all its rows.
+    static_assert(kRowsAtOnce % 8 == 0 && kRows % kRowsAtOnce == 0, "Invalid tile");
+
+    static __device__ __forceinline__ int row(int thread) {
+        const int quad = thread / kLanes;
+        return kChunks % 8 == 0 ? quad / 8 * 8 + quad % 2 * 4 + quad / 2 % 4 : quad;
+    }
+
+    static __device__ __forceinline__ int chunk(int thread) {
+        return thread % kLanes;
+    }
+
+    // Bytes from the tile's begin to where this thread's chunk of round `i` and part `c` goes.
+    static __device__ __forceinline__ uint target(int thread, int i, int c) {
+        const uint first = static_cast<uint>(swizzle<kChunks>(row(thread), chunk(thread))) * 16;
+        return along<kChunks>(first, c * kLanes) + i * kRowsAtOnce * kChunks * 16;
+    }
+
+    // Where this thread's chunk of a tile at row 0 begins; the copies below start from there.
+    static __device__ __forceinline__ const __half* source(const __half* base, int stride) {
+        return row_of(base, row(threadIdx.x), stride) + chunk(threadIdx.x) * kVector;
+    }
+
+    // Rows from `first` on; those at `len` and behind become zeros.
+    static __device__ __forceinline__ void copy(uint tile, const __half* source, int first, int len,
+                                                int stride) {
+        const int thread = thread_anew();
+#pragma unroll 1
+        for (int i = 0; i < kRounds; ++i) {
+            const int at = first + i * kRowsAtOnce;
+            const bool inside = at + row(thread) < len;
+            const __half* src = row_of(source, inside ? at : -row(thread), stride);
 #pragma unroll
-    for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
-        const int row = static_cast<int>(threadIdx.x) / kLanes + i * kRowsAtOnce;
-        const bool inside = first + row < len;
-        const __half* src = row_of(base, inside ? first + row : 0, stride) + lane * kVector;
-#pragma unroll
-        for (int chunk = 0; chunk < kChunks; chunk += kLanes) {
-            const int unit = swizzle<kChunks>(row, lane + chunk);
-            cp_async_16(tile + static_cast<uint>(unit) * 16, src + chunk * kVector,
-                        inside ? 16 : 0);
+            for (int c = 0; c < kParts; ++c) {
+                cp_async_16(tile + target(thread, i, c), src + c * kLanes * kVector, inside ? 16 : 0);
+            }
         }
     }
-}
+
+    // The same of rows that are all there.
+    static __device__ __forceinline__ void copy(uint tile, const __half* source, int first,
+                                                int stride) {
+        const __half* src = row_of(source, first, stride);
+#pragma unroll
+        for (int i = 0; i < kRounds; ++i) {
+#pragma unroll
+            for (int c = 0; c < kParts; ++c) {
+                cp_async_16(tile + target(threadIdx.x, i, c), src + c * kLanes * kVector);
+            }
+            src = row_of(src, kRowsAtOnce, stride);
+        }
+    }
+};
 
 // === Vectors ===
 

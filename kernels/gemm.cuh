@@ -31,6 +31,7 @@ struct Gemm {
     static constexpr int kChunks = BLOCK_K / kVector;
     static constexpr int kUnitsX = BLOCK_M * kChunks;  // 16-byte units of a tile.
     static constexpr int kUnitsStage = kUnitsX + BLOCK_N * kChunks;
+    static constexpr uint kStageBytes = kUnitsStage * 16;
     static constexpr int kSteps = BLOCK_K / 16;
     static constexpr int kTilesM = WARP_M / 16;
     static constexpr int kTilesN = WARP_N / 8;
@@ -39,35 +40,60 @@ struct Gemm {
     static constexpr int kSliceUnits = WARP_M * kSliceN / 4;
 
     static_assert(WARP_M % 16 == 0 && WARP_N % kSliceN == 0, "Invalid warp tile");
-    static_assert(kThreads % kChunks == 0, "a thread copies one chunk of several rows");
     static_assert(kSliceUnits * kThreads / kWarp <= kNumStages * kUnitsStage, "write-out fits");
-    static constexpr int kRowsPerCopy = kThreads / kChunks;
-    static_assert(BLOCK_M % kRowsPerCopy == 0 && BLOCK_N % kRowsPerCopy == 0, "Invalid block size");
 
-    // Rows that this thread copies. Past the end it copies row 0 again: what comes of it is never written,
-    // and a select for each copy would cost a tenth of the main loop's instructions.
+    // What this thread copies of one operand's next tile. Past the end it copies the block's first row again:
+    // what comes of it is never written, and a select for each copy would burden the main loop.
     template <int kRows>
     struct Source {
-        const __half* rows[kRows / kRowsPerCopy];
+        using Copy = TileCopy<kRows, kChunks, kThreads>;
+        const __half* rows[Copy::kRounds];
+        uint tile;
 
-        __device__ __forceinline__ Source(const __half* base, int first, int count, int stride) {
+        __device__ __forceinline__ Source(const __half* base, int first, int count, int stride,
+                                          uint tile)
+            : tile(tile) {
 #pragma unroll
-            for (int i = 0; i < kRows / kRowsPerCopy; ++i) {
-                const int row = first + static_cast<int>(threadIdx.x) / kChunks + i * kRowsPerCopy;
-                const bool inside = row < count;
-                rows[i] = row_of(base, inside ? row : 0, stride);
+            for (int i = 0; i < Copy::kRounds; ++i) {
+                const int row = first + Copy::row(threadIdx.x) + i * Copy::kRowsAtOnce;
+                rows[i] = row_of(base, row < count ? row : first, stride) +
+                          Copy::chunk(threadIdx.x) * kVector;
             }
         }
 
-        __device__ __forceinline__ void copy(uint tile, int column, int bytes) const {
-            const int row = static_cast<int>(threadIdx.x) / kChunks;
-            const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-            // kRowsPerCopy is a multiple of 8, so the swizzle of the first row serves all.
-            static_assert(kRowsPerCopy % 8 == 0, "Invalid copy shape");
-            const uint dst = tile + static_cast<uint>(swizzle<kChunks>(row, chunk)) * 16;
+        // Copies the tile `columns` further on, which lies wholly within the rows.
+        __device__ __forceinline__ void copy(uint stage, int columns) const {
 #pragma unroll
-            for (int i = 0; i < kRows / kRowsPerCopy; ++i) {
-                cp_async_16(dst + i * kRowsPerCopy * kChunks * 16, rows[i] + column, bytes);
+            for (int i = 0; i < Copy::kRounds; ++i) {
+#pragma unroll
+                for (int c = 0; c < Copy::kParts; ++c) {
+                    cp_async_16(tile + stage + Copy::target(threadIdx.x, i, c),
+                                rows[i] + columns + c * Copy::kLanes * kVector);
+                }
+            }
+        }
+
+        // Copies what there is of the next tile, `left` columns before the rows end at `k`.
+        __device__ __forceinline__ void copy_rest(uint stage, int left, int k) const {
+#pragma unroll
+            for (int c = 0; c < Copy::kParts; ++c) {
+                const int ahead = c * Copy::kLanes * kVector;
+                const int halves = left - Copy::chunk(threadIdx.x) * kVector - ahead;
+                const int bytes = min(max(halves, 0), kVector) * 2;
+                // With nothing left, the row's first column is a valid address.
+                const int column = halves > 0 ? ahead : ahead + halves - k;
+#pragma unroll
+                for (int i = 0; i < Copy::kRounds; ++i) {
+                    cp_async_16(tile + stage + Copy::target(threadIdx.x, i, c), rows[i] + column,
+                                bytes);
+                }
+            }
+        }
+
+        __device__ __forceinline__ void advance(int columns) {
+#pragma unroll
+            for (int i = 0; i < Copy::kRounds; ++i) {
+                rows[i] += columns;
             }
         }
     };
@@ -77,23 +103,33 @@ struct Gemm {
         uint weight[kTilesN / 2][4];  // Two column tiles each.
     };
 
-    // The fragments of one k step; `row_x` and `row_weight` are the warp's first rows.
-    static __device__ __forceinline__ void load(Fragments& f, uint stage, int step, int row_x,
-                                                int row_weight) {
-        const int lane = static_cast<int>(threadIdx.x) % kWarp;
-        const uint x = stage + static_cast<uint>(
-            swizzle<kChunks>(row_x + lane % 16, step * 2 + lane / 16)) * 16;
+    // Where this lane's rows of the fragments lie in a stage, for each k step.
+    struct Lane {
+        uint x[kSteps];
+        uint weight[kSteps];
+
+        __device__ __forceinline__ Lane(uint base, int row_x, int row_weight) {
+            const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
-        for (int i = 0; i < kTilesM; ++i) {
-            ldmatrix_x4(f.x[i], x + i * 16 * kChunks * 16);
+            for (int step = 0; step < kSteps; ++step) {
+                x[step] = base + static_cast<uint>(swizzle<kChunks>(
+                    row_x + lane % 16, step * 2 + lane / 16)) * 16;
+                weight[step] = base + kUnitsX * 16 + static_cast<uint>(swizzle<kChunks>(
+                    row_weight + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2)) * 16;
+            }
         }
-        const uint weight = stage + kUnitsX * 16 + static_cast<uint>(
-            swizzle<kChunks>(row_weight + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2)) * 16;
+
+        __device__ __forceinline__ void load(Fragments& f, uint stage, int step) const {
 #pragma unroll
-        for (int j = 0; j < kTilesN / 2; ++j) {
-            ldmatrix_x4(f.weight[j], weight + j * 16 * kChunks * 16);
+            for (int i = 0; i < kTilesM; ++i) {
+                ldmatrix_x4(f.x[i], x[step] + stage + i * 16 * kChunks * 16);
+            }
+#pragma unroll
+            for (int j = 0; j < kTilesN / 2; ++j) {
+                ldmatrix_x4(f.weight[j], weight[step] + stage + j * 16 * kChunks * 16);
+            }
         }
-    }
+    };
 
     static __device__ __forceinline__ void multiply(float (&sums)[kTilesM][kTilesN][4],
                                                     const Fragments& f) {
@@ -218,26 +254,17 @@ struct Gemm {
         }
     }
 
-    static __device__ __forceinline__ void run(const GemmArgs& args) {
-        const int warp = static_cast<int>(threadIdx.x) / kWarp;
-        const int warp_m = warp / kWarpsN * WARP_M;
-        const int warp_n = warp % kWarpsN * WARP_N;
-        const int block_m = static_cast<int>(blockIdx.y) * BLOCK_M;
-        const int block_n = static_cast<int>(blockIdx.x) * BLOCK_N;
-        const int num_tiles = (args.k + BLOCK_K - 1) / BLOCK_K;
-        const uint base = shared_address(smem);
-
-        const Source<BLOCK_M> x(args.x, block_m, args.m, args.x_stride);
-        const Source<BLOCK_N> weight(args.weight, block_n, args.n, args.weight_stride);
-        const auto fetch = [&](int tile) {
+    // Adds up the products of the block's rows of x and the weight; leaves no copy under way.
+    static __device__ __forceinline__ void sum_up(float (&sums)[kTilesM][kTilesN][4],
+                                                  Source<BLOCK_M>& x, Source<BLOCK_N>& weight,
+                                                  const Lane& lane, int k) {
+        const int num_tiles = (k + BLOCK_K - 1) / BLOCK_K;
+        const auto fetch = [&](int tile, uint stage) {
             if (tile < num_tiles) {
-                const int column =
-                    tile * BLOCK_K + static_cast<int>(threadIdx.x) % kChunks * kVector;
-                const int left = args.k - column;
-                const int bytes = min(max(left, 0), kVector) * 2;
-                const uint stage = base + tile % kNumStages * kUnitsStage * 16;
-                x.copy(stage, left > 0 ? column : 0, bytes);
-                weight.copy(stage + kUnitsX * 16, left > 0 ? column : 0, bytes);
+                x.copy_rest(stage, k - tile * BLOCK_K, k);
+                weight.copy_rest(stage, k - tile * BLOCK_K, k);
+                x.advance(BLOCK_K);
+                weight.advance(BLOCK_K);
             }
             // Past the last tile the group is empty, so that the count of groups stays the tile's.
             cp_async_commit();
@@ -246,41 +273,77 @@ struct Gemm {
         // Fill the pipeline.
 #pragma unroll
         for (int tile = 0; tile < kNumStages - 1; ++tile) {
-            fetch(tile);
+            fetch(tile, tile * kStageBytes);
         }
         cp_async_wait<kNumStages - 2>();
         __syncthreads();
-
-        // Main loop: a step's fragments are loaded while the step before it multiplies.
-        float sums[kTilesM][kTilesN][4] = {};
         Fragments fragments[2];
-        uint stage = base;
-        load(fragments[0], stage, 0, warp_m, warp_n);
-#pragma unroll 1
-        for (int tile = 0; tile < num_tiles; ++tile) {
+        lane.load(fragments[0], 0, 0);
+
+        // The products of the tile in `stage`: a step's fragments are loaded while the step before it
+        // multiplies, and `refill` copies into the stage that the barrier of the tile before freed.
+        const auto turn = [&](uint stage, uint next, auto refill) {
 #pragma unroll
             for (int step = 0; step < kSteps; ++step) {
                 if (step + 1 < kSteps) {
-                    load(fragments[(step + 1) % 2], stage, step + 1, warp_m, warp_n);
+                    lane.load(fragments[(step + 1) % 2], stage, step + 1);
                 } else {
                     // The next stage has landed for all threads, and all have read this one's last
-                    // fragments. Behind the last tile, read this stage once more rather than branch.
+                    // fragments.
                     cp_async_wait<kNumStages - 2>();
                     __syncthreads();
-                    const int next = tile + 1 < num_tiles ? tile + 1 : tile;
-                    stage = base + next % kNumStages * kUnitsStage * 16;
-                    load(fragments[(step + 1) % 2], stage, 0, warp_m, warp_n);
+                    lane.load(fragments[(step + 1) % 2], next, 0);
                 }
                 if (step == 0) {
-                    // Into the stage that the barrier of the tile before freed.
-                    fetch(tile + kNumStages - 1);
+                    refill();
                 }
                 multiply(sums, fragments[step % 2]);
             }
+        };
+
+        // Main loop: once round the stages, as long as all that it copies is whole.
+        const int num_rounds = max(k / BLOCK_K - kNumStages + 1, 0) / kNumStages;
+#pragma unroll 1
+        for (int round = 0; round < num_rounds; ++round) {
+#pragma unroll
+            for (int s = 0; s < kNumStages; ++s) {
+                turn(s * kStageBytes, (s + 1) % kNumStages * kStageBytes, [&] {
+                    const uint stage = (s + kNumStages - 1) % kNumStages * kStageBytes;
+                    x.copy(stage, s * BLOCK_K);
+                    weight.copy(stage, s * BLOCK_K);
+                    cp_async_commit();
+                });
+            }
+            x.advance(kNumStages * BLOCK_K);
+            weight.advance(kNumStages * BLOCK_K);
         }
 
-        // Write out: the stages become the slices.
+        // The last tiles. Behind the very last, a turn reads its stage once more rather than branch.
+#pragma unroll 1
+        for (int tile = num_rounds * kNumStages; tile < num_tiles; ++tile) {
+            const int next = tile + 1 < num_tiles ? tile + 1 : tile;
+            turn(tile % kNumStages * kStageBytes, next % kNumStages * kStageBytes, [&] {
+                const int ahead = tile + kNumStages - 1;
+                fetch(ahead, ahead % kNumStages * kStageBytes);
+            });
+        }
         cp_async_wait<0>();
+    }
+
+    static __device__ __forceinline__ void run(const GemmArgs& args) {
+        const int warp = static_cast<int>(threadIdx.x) / kWarp;
+        const int warp_m = warp / kWarpsN * WARP_M;
+        const int warp_n = warp % kWarpsN * WARP_N;
+        const int block_m = static_cast<int>(blockIdx.y) * BLOCK_M;
+        const int block_n = static_cast<int>(blockIdx.x) * BLOCK_N;
+        const uint base = shared_address(smem);
+
+        Source<BLOCK_M> x(args.x, block_m, args.m, args.x_stride, base);
+        Source<BLOCK_N> weight(args.weight, block_n, args.n, args.weight_stride, base + kUnitsX * 16);
+        float sums[kTilesM][kTilesN][4] = {};
+        sum_up(sums, x, weight, Lane(base, warp_m, warp_n), args.k);
+
+        // Write out: the stages become the slices.
         __syncthreads();
         write_out(args, sums, block_m + warp_m, block_n + warp_n);
     }

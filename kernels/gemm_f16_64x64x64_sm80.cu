@@ -5,7 +5,7 @@
 // The same sums in the same order as gemm_f16_128x128x32_sm80, so the choice may depend on m.
 #include "gemm.cuh"
 
-using Tile = Gemm<64, 64, 64, 2, 2, 3>;
+using Tile = Gemm<64, 64, 64, 2, 1, 3>;
 
 extern "C" __global__ void __launch_bounds__(Tile::kThreads, 3)
 gemm_f16_64x64x64_sm80(const __half* x, const __half* weight, const float* bias,

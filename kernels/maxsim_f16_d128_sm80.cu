@@ -2,8 +2,8 @@
 // Vectors of another size are padded with zeros by the host, which change no similarity.
 #include "maxsim.cuh"
 
-extern "C" __global__ void __launch_bounds__(MaxSim<128>::kThreads)
+extern "C" __global__ void __launch_bounds__(MaxSim<HalfTokens<128>>::kThreads)
 maxsim_f16_d128_sm80(const __half* queries, const uint* cu_queries, const __half* docs,
                     const uint* cu_docs, const uint2* pairs, float* scores) {
-    MaxSim<128>::run({queries, cu_queries, docs, cu_docs, pairs, scores});
+    MaxSim<HalfTokens<128>>::run({queries, cu_queries, docs, nullptr, cu_docs, pairs, scores});
 }

@@ -16,8 +16,7 @@ const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
 #[derive(Debug)]
 pub(super) struct Kernels {
     pub(super) embed_norm: CudaFunction,
-    pub(super) gemm_128: CudaFunction,
-    pub(super) gemm_64: CudaFunction,
+    pub(super) gemm: GemmTiles,
     pub(super) residual_norm: CudaFunction,
     pub(super) pool: CudaFunction,
     pub(super) normalize: CudaFunction,
@@ -39,12 +38,49 @@ impl Kernels {
         let load = |source| load(context, source, 0);
         Ok(Self {
             embed_norm: load(ptx!("embed_norm_f16_sm80"))?,
-            gemm_128: load(ptx!("gemm_f16_128x128x32_sm80"))?,
-            gemm_64: load(ptx!("gemm_f16_64x64x64_sm80"))?,
+            gemm: GemmTiles::load(context)?,
             residual_norm: load(ptx!("residual_norm_f16_sm80"))?,
             pool: load(ptx!("pool_f16_sm80"))?,
             normalize: load(ptx!("normalize_f16_sm80"))?,
             classify: load(ptx!("classify_f16_sm80"))?,
+        })
+    }
+}
+
+/// One tile of the matrix product, and what its launch needs.
+#[derive(Debug)]
+pub(super) struct GemmTile {
+    pub(super) function: CudaFunction,
+    /// Rows and columns of the output that a block makes.
+    pub(super) edge: usize,
+    pub(super) threads: u32,
+    pub(super) shared_bytes: u32,
+}
+
+/// The tiles of a device. Both must give the same bits, since which one runs follows the number of rows; Hopper's
+/// own product adds in another order, so there it runs alone.
+#[derive(Debug)]
+pub(super) struct GemmTiles {
+    pub(super) large: GemmTile,
+    /// For products too small to fill the device with large tiles.
+    pub(super) small: Option<GemmTile>,
+}
+
+impl GemmTiles {
+    fn load(context: &Arc<CudaContext>) -> Result<Self, DeviceError> {
+        let tile = |source, edge, threads, shared_bytes| {
+            let function = load(context, source, shared_bytes)?;
+            Ok(GemmTile { function, edge, threads, shared_bytes })
+        };
+        let capability = context.compute_capability().map_err(fault("asking for the capability"))?;
+        // sm_90a code runs on 9.0 alone.
+        if capability == (9, 0) {
+            let large = tile(ptx!("gemm_f16_128x128x64_sm90a"), 128, 256, 97 << 10)?;
+            return Ok(Self { large, small: None });
+        }
+        Ok(Self {
+            large: tile(ptx!("gemm_f16_128x128x32_sm80"), 128, 128, 48 << 10)?,
+            small: Some(tile(ptx!("gemm_f16_64x64x64_sm80"), 64, 64, 48 << 10)?),
         })
     }
 }
@@ -62,10 +98,10 @@ impl Attention {
     /// No kernel has this head size.
     pub(super) fn load(context: &Arc<CudaContext>, head_dim: usize) -> Result<Self, DeviceError> {
         let (source, shared_bytes) = match head_dim {
-            32 => (ptx!("attention_f16_d32_sm80"), 16 << 10),
-            64 => (ptx!("attention_f16_d64_sm80"), 32 << 10),
-            96 => (ptx!("attention_f16_d96_sm80"), 48 << 10),
-            128 => (ptx!("attention_f16_d128_sm80"), 64 << 10),
+            32 => (ptx!("attention_f16_d32_sm80"), 12 << 10),
+            64 => (ptx!("attention_f16_d64_sm80"), 24 << 10),
+            96 => (ptx!("attention_f16_d96_sm80"), 36 << 10),
+            128 => (ptx!("attention_f16_d128_sm80"), 32 << 10),
             _ => {
                 let message =
                     format!("attention heads of {head_dim} are not supported; 32, 64, 96, 128 are");

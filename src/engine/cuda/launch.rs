@@ -5,15 +5,12 @@
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 
 use super::buffers::{Elements, Embeddings, Linear, Norm, Rows, VECTOR};
-use super::kernels::Attention;
+use super::kernels::{Attention, GemmTile, GemmTiles};
 use super::{Batch, Cuda};
 use crate::engine::{Epilogue, Pooling, Queries};
 
 const WARP: usize = 32;
-/// Both GEMM tiles run four warps and three stages of 16 KiB.
-const GEMM_THREADS: u32 = 128;
-const GEMM_SHARED_BYTES: u32 = 48 << 10;
-const ATTENTION_THREADS: u32 = 128;
+const ATTENTION_THREADS: u32 = 64;
 const CLASSIFY_WARPS: usize = 4;
 /// No bound on the keys that a query sees on that side: positions stay far below.
 const UNBOUNDED: i32 = 1 << 30;
@@ -56,18 +53,14 @@ impl Cuda {
 
     pub(super) fn launch_gemm(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
         let m = x.num_rows;
-        let (kernel, tile) = if self.fills_device(m, w.n) {
-            (&self.kernels.gemm_128, 128)
-        } else {
-            (&self.kernels.gemm_64, 64)
-        };
-        let config =
-            config((w.n.div_ceil(tile), m.div_ceil(tile)), GEMM_THREADS, GEMM_SHARED_BYTES);
+        let tile = self.gemm_tile(m, w.n);
+        let grid = (w.n.div_ceil(tile.edge), m.div_ceil(tile.edge));
+        let config = config(grid, tile.threads, tile.shared_bytes);
         let [rows, n, k] = [m, w.n, w.k].map(|size| size as i32);
         let [x_stride, weight_stride, out_stride] =
             [x.width, w.stride, out.width].map(|s| s as i32);
         let epilogue = epilogue as i32;
-        let mut launch = self.stream.launch_builder(kernel);
+        let mut launch = self.stream.launch_builder(&tile.function);
         launch.arg(x.halves()).arg(&w.weight).arg(&w.bias).arg(&NONE).arg(out.halves_mut());
         launch.arg(&rows).arg(&n).arg(&k);
         launch.arg(&x_stride).arg(&weight_stride).arg(&out_stride).arg(&out_stride).arg(&epilogue);
@@ -76,10 +69,14 @@ impl Cuda {
         self.enqueued("gemm", unsafe { launch.launch(config) });
     }
 
-    /// Whether tiles of 128 x 128 keep two blocks on every multiprocessor. Both tiles give the same bits, so
-    /// the choice may follow the number of rows.
-    fn fills_device(&self, m: usize, n: usize) -> bool {
-        m.div_ceil(128) * n.div_ceil(128) >= 2 * self.num_multiprocessors
+    /// The large tile if its blocks keep two on every multiprocessor.
+    fn gemm_tile(&self, m: usize, n: usize) -> &GemmTile {
+        let GemmTiles { large, small } = &self.kernels.gemm;
+        let blocks = m.div_ceil(large.edge) * n.div_ceil(large.edge);
+        match small {
+            Some(small) if blocks < 2 * self.num_multiprocessors => small,
+            _ => large,
+        }
     }
 
     pub(super) fn launch_classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {

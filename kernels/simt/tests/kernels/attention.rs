@@ -28,6 +28,12 @@ impl Case {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
+    /// Queries, keys and values of a tile each: 64 rows, of keys and values of 128 halves 32.
+    fn smem_bytes(&self) -> u32 {
+        let rows = if self.head_dim == 128 { 64 + 2 * 32 } else { 3 * 64 };
+        (rows * self.head_dim * 2) as u32
+    }
+
     fn kernel(&self) -> String {
         format!("attention_f16_d{}_sm80", self.head_dim)
     }
@@ -81,7 +87,7 @@ fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
         Arg::I32(i32::from(case.first_only)),
     ];
     let grid = (items.len() / 2 * case.num_heads) as u32;
-    gpu.launch_without_conflicts(&case.kernel(), grid, 128, (512 * case.head_dim) as u32, &args);
+    gpu.launch_without_conflicts(&case.kernel(), grid, 64, case.smem_bytes(), &args);
     gpu.read_f16(out)
 }
 

@@ -21,7 +21,7 @@ const LARGE: Tile = Tile {
     smem_bytes: 49_152,
     sm90: false,
 };
-const SMALL: Tile = Tile { name: "gemm_f16_64x64x64_sm80", edge: 64, ..LARGE };
+const SMALL: Tile = Tile { name: "gemm_f16_64x64x64_sm80", edge: 64, threads: 64, ..LARGE };
 const WGMMA: Tile = Tile {
     name: "gemm_f16_128x128x64_sm90a",
     edge: 128,

@@ -74,6 +74,10 @@ impl Gpu {
         self.upload(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())
     }
 
+    pub fn i8(&mut self, values: &[i8]) -> Buffer {
+        self.upload(&values.iter().map(|x| x.cast_unsigned()).collect::<Vec<_>>())
+    }
+
     fn upload(&mut self, bytes: &[u8]) -> Buffer {
         let ptr = self.machine.alloc(bytes.len().max(1) as u64).expect("a GiB is enough");
         self.machine.copy_in(ptr, bytes).expect("it fits");
@@ -94,6 +98,11 @@ impl Gpu {
     pub fn read_f32(&self, buffer: Buffer) -> Vec<f32> {
         let bytes = self.download(buffer);
         bytes.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    pub fn read_u32(&self, buffer: Buffer) -> Vec<u32> {
+        let bytes = self.download(buffer);
+        bytes.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
     /// Runs a kernel of whose shared memory every access goes through in one pass. Another compiler may

@@ -13,3 +13,4 @@ mod norms;
 mod reference;
 mod rows;
 mod tolerance;
+mod topk;
