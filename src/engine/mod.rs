@@ -8,6 +8,7 @@ pub mod cuda;
 pub mod groups;
 pub mod packed;
 pub mod pool;
+pub mod selfcheck;
 
 use std::fmt::Debug;
 

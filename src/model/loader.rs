@@ -10,6 +10,7 @@ use super::{Scorer, modules};
 use crate::engine::cpu::{Cpu, Isa};
 use crate::engine::cuda::{Cuda, probe};
 use crate::engine::pool::Pool;
+use crate::engine::selfcheck;
 use crate::error::ModelError;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -141,6 +142,7 @@ impl Parts<'_> {
     fn on_gpus(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
         let instance = |device: &probe::Device| -> Result<Box<dyn Scorer>, ModelError> {
             let cuda = Cuda::new(device).map_err(ModelError::Device)?;
+            selfcheck::check(&cuda).map_err(ModelError::Device)?;
             let bert = Bert::load(&cuda, self.weights, self.config.clone(), self.head)?;
             let pipeline = Pipeline::new(cuda, bert, gpus.max_batch_tokens, gpus.timeout);
             Ok(Box::new(pipeline.map_err(ModelError::Device)?))

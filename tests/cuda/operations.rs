@@ -1,4 +1,7 @@
-//! Probe and single operations.
+//! The probe, and single operations.
+
+use rerankd::engine::cuda::Cuda;
+use rerankd::engine::selfcheck::{check, compare};
 
 use crate::emulator;
 
@@ -7,4 +10,15 @@ fn the_probe_finds_the_emulated_gpu() {
     let gpus = emulator::gpus();
     assert_eq!(gpus[0].compute_capability, (8, 0));
     assert!(gpus[0].memory_bytes > 0);
+}
+
+#[test]
+fn every_operation_gives_what_the_cpu_gives() {
+    let cuda = Cuda::new(&emulator::gpus()[0]).unwrap();
+    let comparisons = compare(&cuda).unwrap();
+    for comparison in &comparisons {
+        assert!(comparison.holds(), "{comparison:?}");
+    }
+    assert!(comparisons.len() > 40, "four head sizes, a dozen operations each");
+    check(&cuda).unwrap();
 }

@@ -57,7 +57,8 @@ impl Server {
     }
 
     pub fn when_ready(self) -> Self {
-        for _ in 0..2000 {
+        // Emulated devices on a busy machine take their time.
+        for _ in 0..20_000 {
             if self.get("/health").status == 200 {
                 return self;
             }

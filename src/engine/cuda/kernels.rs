@@ -72,7 +72,8 @@ impl GemmTiles {
             let function = load(context, source, shared_bytes)?;
             Ok(GemmTile { function, edge, threads, shared_bytes })
         };
-        let capability = context.compute_capability().map_err(fault("asking for the capability"))?;
+        let capability =
+            context.compute_capability().map_err(fault("asking for the capability"))?;
         // sm_90a code runs on 9.0 alone.
         if capability == (9, 0) {
             let large = tile(ptx!("gemm_f16_128x128x64_sm90a"), 128, 256, 97 << 10)?;

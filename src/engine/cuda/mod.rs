@@ -21,6 +21,7 @@ use cudarc::driver::{
 };
 use half::f16;
 
+use super::packed::Packed;
 use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
 use crate::error::DeviceError;
 use error::fault;
@@ -80,6 +81,17 @@ impl Cuda {
     /// The driver does not answer.
     pub fn free_memory_bytes(&self) -> Result<usize, DeviceError> {
         self.context.mem_get_info().map(|(free, _)| free).map_err(fault("asking for free memory"))
+    }
+
+    /// A batch on the device by itself, outside of the slots.
+    ///
+    /// # Errors
+    /// No memory on the device.
+    pub fn batch(&self, batch: &Packed) -> Result<Batch, DeviceError> {
+        let bucket = Bucket::of(batch.num_tokens(), batch.num_sequences());
+        let mut words = vec![0; bucket.num_words()];
+        batch::lay_out(batch, &mut words);
+        Ok(Batch { words: self.upload("a batch", &words)?, bucket })
     }
 
     /// Waits for all that was enqueued.

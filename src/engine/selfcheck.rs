@@ -1,0 +1,199 @@
+//! Whether a device computes what the CPU computes: every operation on small data, before anything is served.
+//!
+//! A driver, a card or a compiler that breaks a kernel must be met here, in under a second, and not in a ranking.
+
+use super::cpu::Cpu;
+use super::cuda::Cuda;
+use super::packed::Packed;
+use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use crate::error::DeviceError;
+
+/// Lengths on both sides of the tiles' edges, and a sequence of one token.
+const LENS: [usize; 5] = [1, 17, 64, 65, 5];
+const VOCAB_SIZE: usize = 50;
+/// The head sizes that have an attention kernel, each with a number of heads that fills no tile evenly.
+const HEADS: [(usize, usize); 4] = [(32, 3), (64, 1), (96, 1), (128, 1)];
+/// A chain of three operations keeps f16 rows within three half units in the last place of the largest value;
+/// four times that.
+const TOLERANCE: f32 = 12.0 / 2048.0;
+
+/// One operation on both engines.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    pub operation: String,
+    /// Of the largest value.
+    pub largest_error: f32,
+    pub tolerance: f32,
+}
+
+impl Comparison {
+    pub fn holds(&self) -> bool {
+        // Asked this way round, a NaN fails too.
+        self.largest_error <= self.tolerance
+    }
+}
+
+/// The values an operation gave.
+struct Values {
+    operation: String,
+    values: Vec<f32>,
+}
+
+/// Runs every operation on both engines.
+///
+/// # Errors
+/// The device fails.
+pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
+    let mut batch = Packed::with_capacity(LENS.iter().sum(), LENS.len());
+    for (i, len) in LENS.iter().enumerate() {
+        let id = |t: usize| ((t * 7 + i * 3) % VOCAB_SIZE) as u32;
+        batch.push(&(0..*len).map(id).collect::<Vec<_>>(), len / 2);
+    }
+    let on_device = cuda.batch(&batch)?;
+    let (cpu, shape) = (Cpu::new(), Shape::of(&batch));
+    let mut comparisons = Vec::new();
+    for heads in HEADS {
+        let expected = run(&cpu, &batch, shape, heads)?;
+        let got = run(cuda, &on_device, shape, heads)?;
+        comparisons.extend(expected.into_iter().zip(&got).map(|(e, g)| e.against(g)));
+    }
+    Ok(comparisons)
+}
+
+/// Compares, and tells the first operation that differs.
+///
+/// # Errors
+/// The device fails, or computes something else than the CPU.
+pub fn check(cuda: &Cuda) -> Result<(), DeviceError> {
+    match compare(cuda)?.into_iter().find(|comparison| !comparison.holds()) {
+        None => Ok(()),
+        Some(Comparison { operation, largest_error, tolerance }) => Err(DeviceError::new(format!(
+            "self-check: {operation} differs from the CPU by {largest_error} of its largest \
+                 value (tolerance {tolerance}); run `rerankd selfcheck --device cuda`"
+        ))),
+    }
+}
+
+impl Values {
+    fn against(self, got: &Self) -> Comparison {
+        let largest = self.values.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
+        let differences = self.values.iter().zip(&got.values).map(|(a, b)| (a - b).abs());
+        // f32::max would drop a NaN.
+        let worst = differences.fold(0.0, |max, d| if d > max || d.is_nan() { d } else { max });
+        Comparison {
+            operation: self.operation,
+            largest_error: worst / largest,
+            tolerance: TOLERANCE,
+        }
+    }
+}
+
+/// Rows of a result that mean something; a device may have more.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    num_tokens: usize,
+    num_sequences: usize,
+}
+
+impl Shape {
+    fn of(batch: &Packed) -> Self {
+        Self { num_tokens: batch.num_tokens(), num_sequences: batch.num_sequences() }
+    }
+}
+
+/// One layer's operations, each with its result.
+fn run<B: Backend>(
+    b: &B,
+    batch: &B::Batch,
+    shape: Shape,
+    (head_dim, num_heads): (usize, usize),
+) -> Result<Vec<Values>, DeviceError> {
+    let width = head_dim * num_heads;
+    // A device rounds the batch up to one of its sizes.
+    let max_rows = 2 * shape.num_tokens;
+    let rows = |width| b.rows(max_rows, width);
+    let mut results = Vec::new();
+    let mut keep = |operation: String, rows: &B::Rows, num_rows: usize, width: usize| {
+        let mut values = vec![0.0; num_rows * width];
+        b.read(rows, &mut values)?;
+        results.push(Values { operation: format!("{operation}, width {width}"), values });
+        Ok::<_, DeviceError>(())
+    };
+
+    let norm = norm(b, width)?;
+    let mut hidden = rows(width)?;
+    b.embed_norm(batch, &embeddings(b, width)?, &norm, &mut hidden);
+    keep("embedding and norm".into(), &hidden, shape.num_tokens, width)?;
+
+    let mut wide = rows(2 * width)?;
+    let up = linear(b, 2 * width, width, 3)?;
+    for epilogue in [
+        Epilogue::Bias,
+        Epilogue::BiasGelu,
+        Epilogue::BiasGeluTanh,
+        Epilogue::BiasRelu,
+        Epilogue::BiasTanh,
+    ] {
+        b.linear(&hidden, &up, epilogue, &mut wide);
+        keep(format!("linear, {epilogue:?}"), &wide, shape.num_tokens, 2 * width)?;
+    }
+
+    let (mut qkv, mut context) = (rows(3 * width)?, rows(width)?);
+    let mut scratch = b.scratch(LENS.into_iter().max().unwrap_or(1), head_dim)?;
+    b.linear(&hidden, &linear(b, 3 * width, width, 4)?, Epilogue::Bias, &mut qkv);
+    for queries in [Queries::First, Queries::All] {
+        b.attention(&qkv, batch, queries, num_heads, &mut scratch, &mut context);
+        let num_rows = match queries {
+            Queries::First => shape.num_sequences,
+            Queries::All => shape.num_tokens,
+        };
+        let operation = format!("attention, heads of {head_dim}, {queries:?}");
+        keep(operation, &context, num_rows, width)?;
+    }
+    b.residual_norm(&mut hidden, &context, &norm);
+    keep("residual and norm".into(), &hidden, shape.num_tokens, width)?;
+
+    let mut pooled = rows(width)?;
+    for pooling in [Pooling::Cls, Pooling::Mean] {
+        b.pool(&hidden, batch, pooling, &mut pooled);
+        keep(format!("pooling, {pooling:?}"), &pooled, shape.num_sequences, width)?;
+    }
+    b.normalize(&mut pooled);
+    keep("normalize".into(), &pooled, shape.num_sequences, width)?;
+    let mut logits = b.logits(max_rows, 2)?;
+    b.classify(&pooled, &linear(b, 2, width, 5)?, &mut logits);
+    keep("classify".into(), &logits, shape.num_sequences, 2)?;
+    Ok(results)
+}
+
+/// Values in [-1, 1) that depend on nothing but `seed`.
+fn values(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(next).collect()
+}
+
+fn linear<B: Backend>(b: &B, n: usize, k: usize, seed: u64) -> Result<B::Linear, DeviceError> {
+    let scale = 1.0 / (k as f32).sqrt();
+    let weight: Vec<f32> = values(seed, n * k).into_iter().map(|x| x * scale).collect();
+    b.prepare_linear(&LinearInit { weight: &weight, bias: &values(seed + 1, n), n, k })
+}
+
+fn norm<B: Backend>(b: &B, width: usize) -> Result<B::Norm, DeviceError> {
+    let (gamma, beta) = (values(1, width), values(2, width));
+    b.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-12 })
+}
+
+fn embeddings<B: Backend>(b: &B, width: usize) -> Result<B::Embeddings, DeviceError> {
+    b.prepare_embeddings(EmbeddingsInit {
+        words: values(6, VOCAB_SIZE * width),
+        types: values(7, 2 * width),
+        positions: values(8, LENS.iter().sum::<usize>() * width),
+        hidden_size: width,
+    })
+}
