@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 KERNELS = pathlib.Path(__file__).resolve().parent.parent
 PTX = KERNELS / "ptx"
@@ -66,6 +67,11 @@ def sources(names=()):
     if unknown:
         fail(f"no such kernel: {', '.join(sorted(unknown))}")
     return [source for source in found if not names or source.stem in names]
+
+
+def budgets():
+    with open(KERNELS / "toolchain" / "budgets.toml", "rb") as file:
+        return tomllib.load(file)
 
 
 def compile_ptx(source):
