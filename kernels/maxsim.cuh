@@ -93,7 +93,8 @@ struct MaxSim {
         return j * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + at % 2;
     }
 
-    // Folds the similarities with this warp's tokens from `doc` of the document on into `max`.
+    // Folds the similarities with this warp's tokens of the tile into `max`; `kWhole` if all are there.
+    template <bool kWhole>
     static __device__ __forceinline__ void fold(float (&max)[2][2],
                                                 const QueryFragments<Tokens::kSteps>& q, uint tile,
                                                 const float* scales, int first_doc, int len) {
@@ -107,7 +108,7 @@ struct MaxSim {
 #pragma unroll
                 for (int at = 0; at < 2; ++at) {
                     const int row = doc + token(j, at);
-                    scale[j][at] = row < len ? scales[row] : 0.0f;
+                    scale[j][at] = kWhole || row < len ? scales[row] : 0.0f;
                 }
             }
         }
@@ -120,7 +121,7 @@ struct MaxSim {
 #pragma unroll
                 for (int at = 0; at < 4; ++at) {
                     // Zeros behind the document's end are no similarities.
-                    if (doc + token(j, at) < len) {
+                    if (kWhole || doc + token(j, at) < len) {
                         const float value =
                             Tokens::kScaled ? s[i][j][at] * scale[j][at % 2] : s[i][j][at];
                         max[i][at / 2] = fmaxf(max[i][at / 2], value);
@@ -183,6 +184,11 @@ struct MaxSim {
             Docs::copy(stage(tile), doc, tile * BLOCK_DOC, doc_len, kStride);
             cp_async_commit();
         };
+        // This tile has landed for all threads, and all have left the one before.
+        const auto arrive = [] {
+            cp_async_wait<0>();
+            __syncthreads();
+        };
 
         const int lane = static_cast<int>(threadIdx.x) % kWarp;
         const bool adds = threadIdx.x < kWarp;
@@ -194,14 +200,22 @@ struct MaxSim {
             Tokens::template load_queries<kThreads>(q, query_tile, query, first_query, query_len);
             const float none = negative_infinity();
             float max[2][2] = {{none, none}, {none, none}};
-            for (int tile = 0; tile < num_tiles; ++tile) {
-                // This tile has landed for all threads, and all have left the one before.
-                cp_async_wait<0>();
-                __syncthreads();
+            // Main loop: whole tiles with a whole one behind.
+            int tile = 0;
+#pragma unroll 1
+            for (; tile < doc_len / BLOCK_DOC - 1; ++tile) {
+                arrive();
+                Docs::copy(stage(tile + 1), doc, (tile + 1) * BLOCK_DOC, kStride);
+                cp_async_commit();
+                fold<true>(max, q, stage(tile), scales, tile * BLOCK_DOC, doc_len);
+            }
+#pragma unroll 1
+            for (; tile < num_tiles; ++tile) {
+                arrive();
                 if (tile + 1 < num_tiles) {
                     fetch(tile + 1);
                 }
-                fold(max, q, stage(tile), scales, tile * BLOCK_DOC, doc_len);
+                fold<false>(max, q, stage(tile), scales, tile * BLOCK_DOC, doc_len);
             }
             gather(maxima, max);
             if (adds && first_query + lane < query_len) {

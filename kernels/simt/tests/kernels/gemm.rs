@@ -160,7 +160,7 @@ fn check(case: Case) {
 #[test]
 fn linear_at_every_edge_of_the_tiles() {
     let mut epilogue = 0;
-    for m in [1, 15, 16, 17, 63, 64, 65, 127, 128, 129] {
+    for m in [1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512] {
         for (n, k) in [(40, 72), (130, 64)] {
             check(Case { m, n, k, epilogue, bias: true, residual: m % 2 == 0 });
             epilogue = (epilogue + 1) % NUM_EPILOGUES;
@@ -180,7 +180,9 @@ fn linear_with_n_and_k_that_fill_no_vector() {
 #[test]
 fn linear_through_a_long_pipeline_with_each_epilogue() {
     for epilogue in 0..NUM_EPILOGUES {
-        for k in [128, 384] {
+        for k in [128, 384, 392, 968] {
+            // Main loops of none to several rounds, with every remainder of tiles behind them.
+            let k = k + 64 * epilogue as usize;
             check(Case { m: 20, n: 72, k, epilogue, bias: true, residual: epilogue == 0 });
         }
     }
