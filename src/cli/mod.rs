@@ -4,6 +4,7 @@ mod eval;
 mod hardware;
 mod model;
 mod rerank;
+mod selfcheck;
 mod serve;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ enum Command {
     Serve(serve::Args),
     Rerank(rerank::Args),
     Eval(eval::Args),
+    Selfcheck(selfcheck::Args),
 }
 
 /// Why a command failed: one line, with the way out.
@@ -81,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Rerank(args) => rerank::run(args),
         Command::Eval(args) => eval::run(&args),
+        Command::Selfcheck(args) => selfcheck::run(&args),
     };
     result.map_or_else(
         |failure| {

@@ -11,6 +11,7 @@ mod kernels;
 mod launch;
 pub mod probe;
 mod slot;
+mod timing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub use batch::{Batch, Bucket};
 pub use buffers::{Embeddings, Linear, Norm, Rows};
 pub use graphs::Graphs;
 pub use slot::Slot;
+pub use timing::Timing;
 
 use buffers::Elements;
 
