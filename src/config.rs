@@ -51,6 +51,10 @@ pub struct ModelSettings {
     /// 1024 a thread, 2048 or more]
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
+    /// Whether the same pair has the same bits in every batch. Without it, a GPU may use cuBLASLt where that
+    /// is installed, agrees with our kernels and is faster [default: true]
+    #[arg(long, env = "RERANKD_BATCH_INVARIANT", value_name = "true|false")]
+    pub batch_invariant: Option<bool>,
     /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends
     /// [default: 30000]
     #[arg(long, env = "RERANKD_DEVICE_TIMEOUT_MS", value_name = "MS")]
@@ -148,6 +152,7 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     pub threads: usize,
     pub max_batch_tokens: usize,
+    pub batch_invariant: bool,
     pub device_timeout: Duration,
 }
 
@@ -206,6 +211,7 @@ impl ModelConfig {
             dtype: settings.dtype.unwrap_or_default(),
             threads,
             max_batch_tokens: at_least(64, "max-batch-tokens", max_batch_tokens)?,
+            batch_invariant: settings.batch_invariant.unwrap_or(true),
             device_timeout: Duration::from_millis(timeout_ms),
         })
     }
@@ -318,7 +324,7 @@ impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
-        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, device_timeout_ms)
+        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, batch_invariant, device_timeout_ms)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Every instruction set of this machine gives what the portable kernels give, and those what f64 gives.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;

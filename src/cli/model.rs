@@ -50,6 +50,7 @@ fn gpus(config: &ModelConfig, hardware: &Hardware) -> Result<Option<Gpus>, Failu
         (devices, _) => Ok(Some(Gpus {
             devices: devices.to_vec(),
             max_batch_tokens: config.max_batch_tokens,
+            batch_invariant: config.batch_invariant,
             timeout: config.device_timeout,
         })),
     }

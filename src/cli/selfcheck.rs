@@ -44,7 +44,7 @@ fn check(device: &probe::Device, scale: usize) -> Result<(), Failure> {
         "GPU {ordinal}: {name}, compute capability {major}.{minor}, {} MiB",
         memory_bytes >> 20
     );
-    let cuda = Cuda::new(device).map_err(failed)?;
+    let cuda = Cuda::new(device, true).map_err(failed)?;
     println!("\n{:44} {:>10} {:>10}", "operation", "error", "tolerance");
     let comparisons = compare(&cuda).map_err(failed)?;
     for comparison in &comparisons {

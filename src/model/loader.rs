@@ -32,6 +32,8 @@ pub struct Gpus {
     pub devices: Vec<probe::Device>,
     /// Tokens of the largest batch: activations are allocated once, at load.
     pub max_batch_tokens: usize,
+    /// Whether a pair's bits may not depend on its batch mates.
+    pub batch_invariant: bool,
     /// A batch that takes longer means that the device hangs.
     pub timeout: Duration,
 }
@@ -141,7 +143,7 @@ impl Parts<'_> {
 
     fn on_gpus(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
         let instance = |device: &probe::Device| -> Result<Box<dyn Scorer>, ModelError> {
-            let cuda = Cuda::new(device).map_err(ModelError::Device)?;
+            let cuda = Cuda::new(device, gpus.batch_invariant).map_err(ModelError::Device)?;
             selfcheck::check(&cuda).map_err(ModelError::Device)?;
             let bert = Bert::load(&cuda, self.weights, self.config.clone(), self.head)?;
             let pipeline = Pipeline::new(cuda, bert, gpus.max_batch_tokens, gpus.timeout);

@@ -14,7 +14,7 @@ fn the_probe_finds_the_emulated_gpu() {
 
 #[test]
 fn every_operation_gives_what_the_cpu_gives() {
-    let cuda = Cuda::new(&emulator::gpus()[0]).unwrap();
+    let cuda = Cuda::new(&emulator::gpus()[0], true).unwrap();
     let comparisons = compare(&cuda).unwrap();
     for comparison in &comparisons {
         assert!(comparison.holds(), "{comparison:?}");

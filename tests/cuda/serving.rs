@@ -131,6 +131,31 @@ fn hopper_serves_with_its_own_product() {
     assert_eq!(running.server.post("/rerank", &request()).status, 200);
 }
 
+/// A server whose library path also has the emulated cuBLASLt.
+fn start_with_cublaslt(switches: &[(&str, &str)]) -> Running {
+    let (driver, model) = (driver(), tiny_model());
+    let library = driver.path().join("libcublasLt.so");
+    std::os::unix::fs::symlink(emulator::library(), library).unwrap();
+    let mut command = serve(driver.path(), model.path(), switches);
+    command.args(["--batch-invariant", "false"]);
+    Running { server: Server::spawn(command).when_ready(), _folders: [driver, model] }
+}
+
+#[test]
+fn cublaslt_is_used_only_where_it_agrees() {
+    let (ours, theirs) = (start(&[], &[]), start_with_cublaslt(&[]));
+    assert!(!theirs.server.logged("\"num_chosen\":0"), "it is faster than emulated kernels");
+    let score = |running: &Running| {
+        let answer = running.server.post("/rerank", &request()).json();
+        answer["results"][0]["relevance_score"].as_f64().unwrap()
+    };
+    assert!((score(&ours) - score(&theirs)).abs() < 2e-3);
+
+    let wrong = start_with_cublaslt(&[("SIMT_CUBLASLT_WRONG", "1")]);
+    assert!(wrong.server.logged("\"num_chosen\":0"));
+    assert_eq!(score(&wrong), score(&ours), "our own products, bit for bit");
+}
+
 #[test]
 fn a_driver_without_memory_pools_serves() {
     let running = start(&[("SIMT_POOLS", "0")], &[]);

@@ -33,7 +33,12 @@ pub fn tiny_model() -> tempfile::TempDir {
 
 /// One scorer for each emulated GPU.
 pub fn on_gpus(folder: &Path, max_batch_tokens: usize) -> Vec<Box<dyn Scorer>> {
-    let gpus = Gpus { devices: emulator::gpus(), max_batch_tokens, timeout: TIMEOUT };
+    let gpus = Gpus {
+        devices: emulator::gpus(),
+        max_batch_tokens,
+        batch_invariant: true,
+        timeout: TIMEOUT,
+    };
     scorers(folder, &LoadOptions { gpus: Some(gpus), ..LoadOptions::default() })
 }
 

@@ -177,6 +177,7 @@ impl Subjects {
                 threads: self.threads,
                 max_batch_tokens: self.max_batch_tokens,
                 device_timeout_ms: None,
+                batch_invariant: None,
             };
             let hardware = Hardware::find(self.device)?;
             let config = ModelConfig::new(settings, hardware.machine())?;

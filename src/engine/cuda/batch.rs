@@ -34,6 +34,13 @@ impl Bucket {
         Self { num_tokens, num_sequences: num_sequences.next_power_of_two().min(num_tokens) }
     }
 
+    /// Tokens of every bucket, up to that of `max_tokens`.
+    pub fn sizes(max_tokens: usize) -> impl Iterator<Item = usize> {
+        let last = Self::of(max_tokens, 1).num_tokens;
+        std::iter::successors(Some(LEAST_TOKENS), |size| Some(Self::of(size + 1, 1).num_tokens))
+            .take_while(move |size| *size <= last)
+    }
+
     /// Blocks of queries of all sequences, at most.
     fn num_items(self) -> usize {
         self.num_tokens / ATTENTION_QUERIES + self.num_sequences

@@ -14,6 +14,8 @@ pub(super) const VECTOR: usize = 8;
 pub struct Linear {
     pub(super) weight: CudaSlice<f16>,
     pub(super) bias: CudaSlice<f32>,
+    /// For cuBLASLt, which takes the type of its output.
+    pub(super) bias_f16: Option<CudaSlice<f16>>,
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) stride: usize,

@@ -5,6 +5,7 @@
 
 mod batch;
 mod buffers;
+mod cublaslt;
 mod error;
 mod graphs;
 mod kernels;
@@ -25,6 +26,7 @@ use half::f16;
 use super::packed::Packed;
 use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
 use crate::error::DeviceError;
+use cublaslt::CublasLt;
 use error::fault;
 use kernels::{Attention, Kernels};
 
@@ -51,24 +53,34 @@ pub struct Cuda {
     copies: Arc<CudaStream>,
     kernels: Kernels,
     num_multiprocessors: usize,
+    /// Only where scores may depend on their batch.
+    cublaslt: Option<CublasLt>,
     /// The first operation that could not be enqueued.
     refused: Mutex<Option<DeviceError>>,
 }
 
 impl Cuda {
-    /// Takes the device into use and compiles the kernels for it.
+    /// Takes the device into use and compiles the kernels for it. Without `batch_invariant`, products may go to
+    /// cuBLASLt if it is installed.
     ///
     /// # Errors
     /// The driver refuses: no memory, or a PTX newer than itself.
-    pub fn new(device: &probe::Device) -> Result<Self, DeviceError> {
+    pub fn new(device: &probe::Device, batch_invariant: bool) -> Result<Self, DeviceError> {
         let at = |what: &str| fault(format!("GPU {}: {what}", device.ordinal));
         let context = CudaContext::new(device.ordinal).map_err(at("opening"))?;
         // SAFETY: this file and its children order the two streams by events of their own. The bindings'
         // tracking would put an event on every argument of every launch, which a capture refuses.
         unsafe { context.disable_event_tracking() };
         let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let stream = context.new_stream().map_err(at("making a stream"))?;
+        let cublaslt = if batch_invariant {
+            None
+        } else {
+            CublasLt::open(|bytes| stream.alloc_zeros(bytes).ok())
+        };
         Ok(Self {
-            stream: context.new_stream().map_err(at("making a stream"))?,
+            stream,
+            cublaslt,
             copies: context.new_stream().map_err(at("making a stream"))?,
             kernels: Kernels::load(&context)?,
             num_multiprocessors: context.attribute(multiprocessors).map_err(at("asking"))? as usize,
@@ -109,9 +121,12 @@ impl Cuda {
     /// Remembers an operation that the driver would not enqueue.
     fn enqueued<T>(&self, what: &str, result: Result<T, DriverError>) {
         if let Err(fault) = result.map_err(fault(what)) {
-            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.get_or_insert(fault);
+            self.refuse(fault);
         }
+    }
+
+    fn refuse(&self, fault: DeviceError) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
     }
 
     fn take_refusal(&self) -> Result<(), DeviceError> {
@@ -127,6 +142,13 @@ impl Cuda {
         let bytes = len * size_of::<T>();
         let what = format!("allocating {bytes} bytes for {what}");
         self.stream.alloc_zeros(len.max(1)).map_err(fault(&what))
+    }
+
+    /// Sets every element of the rows.
+    fn fill(&self, rows: &mut Rows, value: impl Fn(usize) -> f32) -> Result<(), DeviceError> {
+        let values: Vec<_> =
+            (0..rows.num_rows * rows.width).map(|i| f16::from_f32(value(i))).collect();
+        self.stream.memcpy_htod(&values, rows.halves_mut()).map_err(fault("filling rows"))
     }
 
     fn upload<T, S>(&self, what: &str, values: &S) -> Result<CudaSlice<T>, DeviceError>
@@ -152,13 +174,19 @@ impl Backend for Cuda {
 
     fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
         let (rows, stride) = buffers::padded_rows(init);
-        Ok(Linear {
+        let bias_f16 = self.cublaslt.as_ref().map(|_| buffers::to_halves(init.bias));
+        let linear = Linear {
             weight: self.upload("a weight", &rows)?,
             bias: self.upload("a bias", init.bias)?,
+            bias_f16: bias_f16.map(|bias| self.upload("a bias", &bias)).transpose()?,
             n: init.n,
             k: init.k,
             stride,
-        })
+        };
+        if let Some(library) = &self.cublaslt {
+            library.add_layer(&linear);
+        }
+        Ok(linear)
     }
 
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Norm, DeviceError> {
@@ -205,6 +233,13 @@ impl Backend for Cuda {
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
         assert_eq!((x.width, out.width), (w.k, w.n), "columns to multiply and to write");
         out.set_rows(x.num_rows);
+        if let (Some(library), Epilogue::Bias) = (&self.cublaslt, epilogue) {
+            match library.multiply(self, x, w, out) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => self.refuse(DeviceError::new(format!("cuBLASLt: {error}"))),
+            }
+        }
         self.launch_gemm(x, w, epilogue, out);
     }
 

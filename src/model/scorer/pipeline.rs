@@ -44,6 +44,7 @@ impl<F: Family<Cuda>> Pipeline<F> {
         let max_tokens = max_tokens.max(family.limits().max_length);
         // Activations have the rows of the largest bucket, not only of the largest batch.
         let activations = family.lane(&cuda, Bucket::of(max_tokens, 1).num_tokens)?;
+        cuda.choose_products(max_tokens)?;
         let slot = |index| Slot::new(&cuda, index, max_tokens, family.width());
         Ok(Self {
             graphs: Graphs::default(),
