@@ -11,6 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::batch::Limits;
+use crate::engine;
 
 /// Why the settings cannot be used: the setting by name, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +41,8 @@ pub struct ModelSettings {
     /// Where to compute: auto or cpu [default: auto]
     #[arg(long, env = "RERANKD_DEVICE")]
     pub device: Option<Device>,
-    /// Precision: auto or f32 [default: auto]
+    /// Precision: auto (the fastest that keeps the model's own test pairs), f32, bf16 or int8
+    /// [default: auto]
     #[arg(long, env = "RERANKD_DTYPE")]
     pub dtype: Option<Dtype>,
     /// Cores the engine computes on [default: all this process may use]
@@ -130,6 +132,20 @@ pub enum Dtype {
     #[default]
     Auto,
     F32,
+    Bf16,
+    Int8,
+}
+
+impl Dtype {
+    /// What was asked for by name.
+    pub fn named(self) -> Option<engine::Dtype> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(engine::Dtype::F32),
+            Self::Bf16 => Some(engine::Dtype::Bf16),
+            Self::Int8 => Some(engine::Dtype::Int8),
+        }
+    }
 }
 
 /// The model's part of the configuration.

@@ -1,6 +1,7 @@
 //! Damaged or foreign model files give an error that names the file and the part; nothing panics.
 
 use proptest::prelude::*;
+use rerankd::engine::Dtype;
 use rerankd::error::ModelError;
 use rerankd::model::config::Config;
 use rerankd::model::loader::{LoadOptions, load};
@@ -158,7 +159,7 @@ fn a_shape_that_is_not_the_configs_names_both() {
     let weights = std::fs::read(source.join(FILE)).unwrap();
     let folder = folder(&[("config.json", config.as_bytes()), (FILE, &weights)]);
     let files = ModelFiles::open_folder(folder.path()).unwrap();
-    let options = LoadOptions { threads: NonZeroUsize::new(1), isa: None };
+    let options = LoadOptions { threads: NonZeroUsize::new(1), isa: None, dtype: Some(Dtype::F32) };
     let error = load(&files, &options).unwrap_err();
     assert_names(&error, &[FILE, "intermediate.dense.weight", "160", "96"]);
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::Failure;
-use crate::config::{Device, Dtype, ModelConfig};
+use crate::config::{Device, ModelConfig};
 use crate::model::loader::LoadOptions;
 use crate::model::source::{HubOptions, Source};
 use crate::rerank::{Prepared, prepare};
@@ -18,12 +18,16 @@ pub(super) struct Opened {
 
 /// Opens, loads and checks the configured model.
 pub(super) fn open(config: &ModelConfig) -> Result<Opened, Failure> {
-    // Only one device and one precision exist in this version, and both are what `auto` means.
-    let (Device::Auto | Device::Cpu, Dtype::Auto | Dtype::F32) = (config.device, config.dtype);
+    // Only one device exists in this version, and it is what `auto` means.
+    let (Device::Auto | Device::Cpu) = config.device;
     let source = Source::parse(&config.model, config.revision.as_deref())?;
     let hub = HubOptions::from_env(|name| std::env::var(name).ok());
     let files = source.open(&hub)?;
-    let options = LoadOptions { threads: NonZeroUsize::new(config.threads), isa: None };
+    let options = LoadOptions {
+        threads: NonZeroUsize::new(config.threads),
+        isa: None,
+        dtype: config.dtype.named(),
+    };
     let prepared = prepare(&files, &options)?;
     if prepared.max_length > config.max_batch_tokens {
         return Err(Failure::Usage(format!(

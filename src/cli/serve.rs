@@ -11,6 +11,7 @@ use super::model::{Opened, available_threads, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
 use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
 use crate::metrics::Metrics;
@@ -128,7 +129,7 @@ fn load(
         architecture: prepared.architecture.clone(),
         labels: prepared.head.labels().to_vec(),
         max_length: prepared.max_length,
-        dtype: "float32".into(),
+        dtype: wire_name(prepared.dtype).into(),
         revision,
         created_unix_seconds: clock::unix_seconds(),
     };
@@ -145,12 +146,21 @@ fn load(
         default_timeout: config.default_timeout,
         max_timeout: config.max_timeout,
     };
-    let tokens_per_second = prepared.tokens_per_second as u64;
+    let (dtype, tokens_per_second) = (prepared.dtype.name(), prepared.tokens_per_second as u64);
     let service = Service::start(names, prepared, &options, metrics, health)
         .map_err(|e| Failure::io("cannot start a thread", e))?;
     let seconds = clock::now().saturating_duration_since(begin).as_secs_f64();
-    tracing::info!(model = model.name, tokens_per_second, seconds, "ready");
+    tracing::info!(model = model.name, dtype, tokens_per_second, seconds, "ready");
     Ok(http::Serving { service, model })
+}
+
+/// A precision as TEI's clients know it.
+fn wire_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::Bf16 => "bfloat16",
+        Dtype::Int8 => "int8",
+    }
 }
 
 /// Ready at the first SIGTERM or SIGINT. The second ends the process at once.

@@ -7,6 +7,7 @@ use super::scorer::Driver;
 use super::source::ModelFiles;
 use super::weights::Weights;
 use super::{Scorer, modules};
+use crate::engine::Dtype;
 use crate::engine::cpu::{Cpu, Isa};
 use crate::engine::pool::Pool;
 use crate::error::ModelError;
@@ -19,6 +20,8 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// `None`: the fastest instruction set that the machine has.
     pub isa: Option<Isa>,
+    /// `None`: f32; `rerank::prepare`, which can judge, takes the fastest that is right.
+    pub dtype: Option<Dtype>,
 }
 
 /// A model that can score.
@@ -31,6 +34,7 @@ pub struct LoadedModel {
     pub width: usize,
     pub head: Head,
     pub isa: Isa,
+    pub dtype: Dtype,
     pub num_threads: usize,
     pub scorer: Box<dyn Scorer>,
 }
@@ -42,6 +46,7 @@ impl std::fmt::Debug for LoadedModel {
             .field("max_length", &self.max_length)
             .field("head", &self.head)
             .field("isa", &self.isa)
+            .field("dtype", &self.dtype)
             .field("num_threads", &self.num_threads)
             .finish_non_exhaustive()
     }
@@ -66,7 +71,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
         return Err(ModelError::unsupported("config.json", "architectures", message));
     };
     let head = make_head(files, &config)?;
-    let cpu = backend(options.isa)?;
+    let cpu = backend(options)?;
     let threads = options.threads.or(std::thread::available_parallelism().ok());
     let num_threads = threads.map_or(1, NonZeroUsize::get);
     let pool = Pool::new(num_threads)
@@ -82,14 +87,16 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
         width: scorer.width(),
         head,
         isa: cpu.isa(),
+        dtype: cpu.dtype(),
         num_threads,
         scorer,
     })
 }
 
-fn backend(isa: Option<Isa>) -> Result<Cpu, ModelError> {
-    let Some(isa) = isa else { return Ok(Cpu::new()) };
-    Cpu::with_isa(isa).ok_or_else(|| {
+fn backend(options: &LoadOptions) -> Result<Cpu, ModelError> {
+    let dtype = options.dtype.unwrap_or(Dtype::F32);
+    let Some(isa) = options.isa else { return Ok(Cpu::new(dtype)) };
+    Cpu::with_isa(isa, dtype).ok_or_else(|| {
         let have: Vec<_> = Isa::available().map(Isa::name).collect();
         let message =
             format!("this machine has not got {}; it has {}", isa.name(), have.join(", "));
