@@ -1,10 +1,13 @@
-//! The forward pass over mixes of lengths: tokens and useful GFLOP per second, and the share of the FMA peak.
+//! The forward pass over mixes of lengths: tokens and useful GFLOP per second, and the share of
+//! the measured peak of the precision.
 //!
-//! `cargo bench --bench engine [-- MODEL_FOLDER]`; the default model otherwise.
+//! `cargo bench --bench engine [-- f32|bf16|int8 [MODEL_FOLDER]]`; the default model otherwise.
 
 mod measure;
 
 use measure::{best_cpu_time, best_time, gflops, peak_gflops};
+use rerankd::engine::Dtype;
+use rerankd::engine::cpu::Isa;
 use rerankd::engine::packed::Packed;
 use rerankd::model::config::Config;
 use rerankd::model::loader::{LoadOptions, load};
@@ -15,17 +18,27 @@ use std::path::PathBuf;
 const RUNS: usize = 5;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let dtype = match arguments.next().as_deref() {
+        None | Some("f32") => Dtype::F32,
+        Some("bf16") => Dtype::Bf16,
+        Some("int8") => Dtype::Int8,
+        Some(other) => return Err(format!("'{other}' is not f32, bf16 or int8").into()),
+    };
+    let folder = arguments.next();
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/models/default").to_owned();
     let files = ModelFiles::open_folder(&PathBuf::from(folder.unwrap_or(default)))?;
     let config = Config::read(&files)?;
-    let peak = peak_gflops();
+    let peak = peak_gflops(Isa::detect(), dtype);
     for threads in [1, std::thread::available_parallelism()?.get()] {
-        let threads_wanted = NonZeroUsize::new(threads);
-        let options = LoadOptions { threads: threads_wanted, ..LoadOptions::default() };
+        let options = LoadOptions {
+            threads: NonZeroUsize::new(threads),
+            dtype: Some(dtype),
+            ..LoadOptions::default()
+        };
         let mut model = load(&files, &options)?;
         let scorer = &mut model.scorers[0];
-        println!("{threads} threads, {}: peak {:.0} GFLOP/s", model.device, peak * threads as f64);
+        println!("{}, {}: peak {:.0} GFLOP/s", model.device, dtype.name(), peak * threads as f64);
         for (name, lens) in mixes() {
             let mut batch = Packed::with_capacity(0, 0);
             for len in &lens {

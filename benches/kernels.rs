@@ -1,77 +1,99 @@
-//! Each kernel at MiniLM's sizes on one core, against the measured FMA peak of that core.
+//! Each kernel at MiniLM's sizes on one core, against the measured peak of that core in the precision.
+//!
+//! `cargo bench --bench kernels [-- f32|bf16|int8 [INSTRUCTION_SET]]`; all of them otherwise. Times are CPU
+//! time, the best of many runs.
 
 mod measure;
 
-use measure::{best_time, gflops, peak_gflops};
-use rerankd::engine::cpu::{Cpu, Isa};
+use measure::{best_cpu_time, gflops, peak_gflops};
+use rerankd::engine::cpu::{Cpu, Isa, Linear, Rows};
 use rerankd::engine::packed::Packed;
-use rerankd::engine::{Backend, Epilogue, LinearInit, NormInit, Queries};
+use rerankd::engine::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Queries};
 
-const ROWS: usize = 256;
+const ROWS: usize = 128;
 const HIDDEN: usize = 384;
 const HEADS: usize = 12;
-const RUNS: usize = 30;
+const RUNS: usize = 100;
 
 fn main() {
-    let peak = peak_gflops();
-    println!("peak of one core: {peak:.0} GFLOP/s");
-    let report = |name: &str, flops: f64, work: &mut dyn FnMut()| {
-        let speed = gflops(flops, best_time(RUNS, work));
-        println!("  {name:28} {speed:7.1} GFLOP/s  {:5.1}% of peak", 100.0 * speed / peak);
-    };
-    for isa in Isa::available() {
-        let Some(cpu) = Cpu::with_isa(isa) else { continue };
-        println!("{}", isa.name());
-        for (name, n, k, epilogue) in [
-            ("qkv 1152x384", 3 * HIDDEN, HIDDEN, Epilogue::Bias),
-            ("attention output 384x384", HIDDEN, HIDDEN, Epilogue::Bias),
-            ("intermediate 1536x384", 4 * HIDDEN, HIDDEN, Epilogue::Bias),
-            ("intermediate with GELU", 4 * HIDDEN, HIDDEN, Epilogue::BiasGelu),
-            ("output 384x1536", HIDDEN, 4 * HIDDEN, Epilogue::Bias),
-        ] {
-            let weight: Vec<f32> = (0..n * k).map(|i| (i % 17) as f32 * 0.01 - 0.08).collect();
-            let init = LinearInit { weight: &weight, bias: &vec![0.1; n], n, k };
-            let w = cpu.prepare_linear(&init).expect("memory");
-            let [mut x, mut out] = [k, n].map(|width| cpu.rows(ROWS, width).expect("memory"));
-            fill(&mut x);
-            report(name, (2 * ROWS * n * k) as f64, &mut || cpu.linear(&x, &w, epilogue, &mut out));
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wanted = |i: usize, name: &str| arguments.get(i).is_none_or(|wanted| wanted == name);
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+        for isa in Isa::distinct(dtype) {
+            if wanted(0, dtype.name()) && wanted(1, isa.name()) {
+                measure(isa, dtype);
+            }
         }
-        for len in [32, 128, 512] {
-            let rows = ROWS.max(len);
-            let [mut qkv, mut out] =
-                [3 * HIDDEN, HIDDEN].map(|width| cpu.rows(rows, width).expect("memory"));
-            qkv.set_rows(rows);
-            let mut batch = Packed::with_capacity(rows, rows / len);
-            (0..rows / len).for_each(|_| batch.push(&vec![0; len], len));
-            let mut scratch = cpu.scratch(512, HIDDEN / HEADS).expect("memory");
-            report(
-                &format!("attention, {len} tokens"),
-                (4 * rows * len * HIDDEN) as f64,
-                &mut || {
-                    cpu.attention(&qkv, &batch, Queries::All, HEADS, &mut scratch, &mut out);
-                },
-            );
-        }
-        let [mut hidden, mut update] =
-            [HIDDEN; 2].map(|width| cpu.rows(ROWS, width).expect("memory"));
-        fill(&mut hidden);
-        fill(&mut update);
-        let ones = vec![1.0; HIDDEN];
-        let init = NormInit { gamma: &ones, beta: &ones, eps: 1e-12 };
-        let norm = cpu.prepare_norm(&init).expect("memory");
-        let time = best_time(RUNS, || cpu.residual_norm(&mut hidden, &update, &norm));
-        println!(
-            "  residual norm                {:7.2} ns/element",
-            time.as_secs_f64() * 1e9 / (ROWS * HIDDEN) as f64
-        );
     }
 }
 
-fn fill(rows: &mut rerankd::engine::cpu::Rows) {
-    rows.set_rows(ROWS);
-    for i in 0..ROWS {
-        for (j, x) in rows.row_mut(i).iter_mut().enumerate() {
-            *x = ((i * 31 + j * 7) % 23) as f32 * 0.1 - 1.1;
-        }
+fn measure(isa: Isa, dtype: Dtype) {
+    let Some(cpu) = Cpu::with_isa(isa, dtype) else { return };
+    // Plain Rust is there to be right.
+    let runs = if isa == Isa::Portable { 2 } else { RUNS };
+    let peak = peak_gflops(isa, dtype);
+    println!("{} in {}: peak of one core {peak:.0} GFLOP/s", isa.name(), dtype.name());
+    let report = |name: &str, flops: f64, work: &mut dyn FnMut()| {
+        let speed = gflops(flops, best_cpu_time(runs, work));
+        println!("  {name:28} {speed:7.1} GFLOP/s  {:5.1}% of peak", 100.0 * speed / peak);
+    };
+    for (name, n, k, epilogue) in [
+        ("qkv 1152x384", 3 * HIDDEN, HIDDEN, Epilogue::Bias),
+        ("attention output 384x384", HIDDEN, HIDDEN, Epilogue::Bias),
+        ("intermediate 1536x384, RELU", 4 * HIDDEN, HIDDEN, Epilogue::BiasRelu),
+        ("intermediate with GELU", 4 * HIDDEN, HIDDEN, Epilogue::BiasGelu),
+        ("output 384x1536", HIDDEN, 4 * HIDDEN, Epilogue::Bias),
+        ("BERT-base's 768x3072", 768, 3072, Epilogue::Bias),
+    ] {
+        let w = linear(&cpu, n, k);
+        let x = rows(&cpu, k);
+        let mut out = cpu.rows(ROWS, n).expect("memory");
+        report(name, (2 * ROWS * n * k) as f64, &mut || cpu.linear(&x, &w, epilogue, &mut out));
     }
+    let mut qkv = cpu.rows(ROWS, 3 * HIDDEN).expect("memory");
+    cpu.linear(&rows(&cpu, HIDDEN), &linear(&cpu, 3 * HIDDEN, HIDDEN), Epilogue::Bias, &mut qkv);
+    for len in [32, 128] {
+        let mut out = cpu.rows(ROWS, HIDDEN).expect("memory");
+        let mut batch = Packed::with_capacity(ROWS, ROWS / len);
+        (0..ROWS / len).for_each(|_| batch.push(&vec![0; len], len));
+        let mut scratch = cpu.scratch(512, HIDDEN / HEADS).expect("memory");
+        let flops = (4 * ROWS * len * HIDDEN) as f64;
+        report(&format!("attention, {len} tokens"), flops, &mut || {
+            cpu.attention(&qkv, &batch, Queries::All, HEADS, &mut scratch, &mut out);
+        });
+    }
+    let mut hidden = rows(&cpu, HIDDEN);
+    let mut update = cpu.rows(ROWS, HIDDEN).expect("memory");
+    cpu.linear(&hidden, &linear(&cpu, HIDDEN, HIDDEN), Epilogue::Bias, &mut update);
+    let ones = vec![1.0; HIDDEN];
+    let norm =
+        cpu.prepare_norm(&NormInit { gamma: &ones, beta: &ones, eps: 1e-12 }).expect("memory");
+    let time = best_cpu_time(runs, || cpu.residual_norm(&mut hidden, &update, &norm));
+    let per_element = time.as_secs_f64() * 1e9 / (ROWS * HIDDEN) as f64;
+    println!("  residual norm                {per_element:7.3} ns/element");
+}
+
+fn linear(cpu: &Cpu, n: usize, k: usize) -> Linear {
+    let weight: Vec<f32> = (0..n * k).map(|i| (i % 17) as f32 * 0.01 - 0.08).collect();
+    cpu.prepare_linear(&LinearInit { weight: &weight, bias: &vec![0.1; n], n, k }).expect("memory")
+}
+
+/// Rows as a norm leaves them, in the form that products read.
+fn rows(cpu: &Cpu, width: usize) -> Rows {
+    let init = EmbeddingsInit {
+        words: (0..ROWS * width).map(|i| ((i * 31 + i / width * 7) % 23) as f32 * 0.1).collect(),
+        types: vec![0.0; 2 * width],
+        positions: vec![0.0; ROWS * width],
+        hidden_size: width,
+    };
+    let embeddings = cpu.prepare_embeddings(init).expect("memory");
+    let ones = vec![1.0; width];
+    let norm =
+        cpu.prepare_norm(&NormInit { gamma: &ones, beta: &ones, eps: 1e-12 }).expect("memory");
+    let mut group = Packed::with_capacity(ROWS, 1);
+    group.push(&(0..ROWS as u32).collect::<Vec<_>>(), ROWS);
+    let mut rows = cpu.rows(ROWS, width).expect("memory");
+    cpu.embed_norm(&group, &embeddings, &norm, &mut rows);
+    rows
 }

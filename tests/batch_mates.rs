@@ -1,6 +1,7 @@
 //! A pair gets the same bits alone, among any batch mates, and on any number of threads.
 
 use proptest::prelude::*;
+use rerankd::engine::Dtype;
 use rerankd::engine::cpu::Isa;
 use rerankd::engine::packed::Packed;
 use rerankd::model::Scorer;
@@ -9,12 +10,13 @@ use rerankd::model::source::ModelFiles;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-fn model(isa: Isa, threads: usize) -> Box<dyn Scorer> {
+fn model(isa: Isa, dtype: Dtype, threads: usize) -> Box<dyn Scorer> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
     let files = ModelFiles::open_folder(&folder).expect("the folder");
     let options = LoadOptions {
         isa: Some(isa),
         threads: NonZeroUsize::new(threads),
+        dtype: Some(dtype),
         ..LoadOptions::default()
     };
     load(&files, &options).expect("the model").scorers.remove(0)
@@ -40,21 +42,22 @@ proptest! {
         lens in prop::collection::vec(prop_oneof![1usize..60, 1usize..=512], 1..40),
         threads in 1usize..5,
     ) {
-        for isa in Isa::available() {
+        let dtypes = [Dtype::F32, Dtype::Bf16, Dtype::Int8].into_iter();
+        for (dtype, isa) in dtypes.flat_map(|dtype| Isa::distinct(dtype).map(move |isa| (dtype, isa))) {
             let lens = if isa == Isa::Portable { &lens[..lens.len().min(5)] } else { &lens[..] };
-            let (mut one, mut many) = (model(isa, 1), model(isa, threads));
+            let (mut one, mut many) = (model(isa, dtype, 1), model(isa, dtype, threads));
             let width = one.width();
             let mut batch = Packed::with_capacity(0, 0);
             for (i, len) in lens.iter().enumerate() {
                 batch.push(&sequence(*len, i), len / 3);
             }
             let together = score(many.as_mut(), &batch);
-            prop_assert_eq!(&together, &score(many.as_mut(), &batch), "a second time");
+            prop_assert_eq!(&together, &score(many.as_mut(), &batch), "{:?} {:?} a second time", isa, dtype);
             for (i, len) in lens.iter().enumerate() {
                 let mut alone = Packed::with_capacity(0, 0);
                 alone.push(&sequence(*len, i), len / 3);
                 let bits = score(one.as_mut(), &alone);
-                prop_assert_eq!(&bits[..], &together[i * width..][..width], "sequence {}", i);
+                prop_assert_eq!(&bits[..], &together[i * width..][..width], "{:?} {:?} sequence {}", isa, dtype, i);
             }
         }
     }
@@ -63,12 +66,12 @@ proptest! {
 #[test]
 fn an_empty_batch_has_no_scores() {
     let batch = Packed::with_capacity(0, 0);
-    assert!(score(model(Isa::detect(), 2).as_mut(), &batch).is_empty());
+    assert!(score(model(Isa::detect(), Dtype::F32, 2).as_mut(), &batch).is_empty());
 }
 
 #[test]
 fn a_batch_that_does_not_fit_the_model_is_a_device_fault_not_a_panic() {
-    let mut model = model(Isa::detect(), 2);
+    let mut model = model(Isa::detect(), Dtype::F32, 2);
     let width = model.width();
     let mut good = Packed::with_capacity(0, 0);
     good.push(&[1, 2, 3], 2);

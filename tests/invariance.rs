@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rerankd::batch::Limits;
 use rerankd::clock;
+use rerankd::engine::Dtype;
 use rerankd::health::Health;
 use rerankd::metrics::Metrics;
 use rerankd::model::loader::LoadOptions;
@@ -22,7 +23,11 @@ use rerankd::rerank::{Options, Service, prepare};
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
     let files = ModelFiles::open_folder(&folder).unwrap();
-    let options = LoadOptions { threads: NonZeroUsize::new(threads), ..LoadOptions::default() };
+    let options = LoadOptions {
+        threads: NonZeroUsize::new(threads),
+        dtype: Some(Dtype::F32),
+        ..LoadOptions::default()
+    };
     let health = Arc::new(Health::default());
     health.started();
     Service::start(

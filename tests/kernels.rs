@@ -6,7 +6,9 @@
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
-use rerankd::engine::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use rerankd::engine::{
+    Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries,
+};
 
 /// Values in [-1, 1) that depend on nothing but `seed`.
 fn values(seed: u64, len: usize) -> Vec<f32> {
@@ -37,11 +39,15 @@ fn read(cpu: &Cpu, rows: &Rows) -> Vec<f32> {
 
 /// All kernels but the reference.
 fn simd() -> impl Iterator<Item = Cpu> {
-    Isa::available().filter(|isa| *isa != Isa::Portable).filter_map(Cpu::with_isa)
+    Isa::distinct(Dtype::F32).filter(|isa| *isa != Isa::Portable).filter_map(f32_cpu)
+}
+
+fn f32_cpu(isa: Isa) -> Option<Cpu> {
+    Cpu::with_isa(isa, Dtype::F32)
 }
 
 fn portable() -> Cpu {
-    Cpu::with_isa(Isa::Portable).expect("every machine has it")
+    f32_cpu(Isa::Portable).expect("every machine has it")
 }
 
 fn assert_close(isa: Isa, got: &[f32], expected: &[f32], tolerance: f32) {
@@ -150,8 +156,8 @@ proptest! {
     fn a_row_of_a_product_has_the_same_bits_alone(
         m in 2usize..40, n in 1usize..80, k in 1usize..100, seed in 0u64..1000,
     ) {
-        for isa in Isa::available() {
-            let cpu = Cpu::with_isa(isa).expect("available");
+        for isa in Isa::distinct(Dtype::F32) {
+            let cpu = f32_cpu(isa).expect("available");
             let (weight, bias) = (values(seed, n * k), values(seed + 1, n));
             let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
             let x = values(seed + 2, m * k);
@@ -175,8 +181,8 @@ fn activations_are_within_one_millionth() {
     let mut identity = vec![0.0; n * n];
     (0..n).for_each(|i| identity[i * n + i] = 1.0);
     let grid: Vec<f32> = (0..200_000).map(|i| i as f32 * 2e-4 - 20.0).collect();
-    for isa in Isa::available() {
-        let cpu = Cpu::with_isa(isa).expect("available");
+    for isa in Isa::distinct(Dtype::F32) {
+        let cpu = f32_cpu(isa).expect("available");
         let init = LinearInit { weight: &identity, bias: &vec![0.0; n], n, k: n };
         let w = cpu.prepare_linear(&init).unwrap();
         let x = rows(&cpu, grid.len() / n, n, &grid);
@@ -266,8 +272,8 @@ fn the_portable_product_is_the_product() {
 /// Large scores must not overflow, equal ones must weigh the same.
 #[test]
 fn attention_survives_extreme_scores() {
-    for isa in Isa::available() {
-        let cpu = Cpu::with_isa(isa).expect("available");
+    for isa in Isa::distinct(Dtype::F32) {
+        let cpu = f32_cpu(isa).expect("available");
         let (dim, len) = (8, 20);
         let mut qkv = cpu.rows(len, 3 * dim).unwrap();
         qkv.set_rows(len);

@@ -1,7 +1,12 @@
-//! What both benches need: the FMA peak of a core, and the best time of several runs.
+//! What the benches need: the peak of a core in each precision, and the best time of several runs.
 
 #![allow(dead_code, reason = "each bench uses a part")]
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+
+use rerankd::engine::Dtype;
+use rerankd::engine::cpu::Isa;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -39,31 +44,60 @@ pub(crate) fn gflops(flops: f64, time: Duration) -> f64 {
     flops / time.as_secs_f64() / 1e9
 }
 
-/// GFLOP/s of one core that does nothing but fused multiply-adds in registers. Short runs, many of them: the
-/// best one was not interrupted.
-pub(crate) fn peak_gflops() -> f64 {
+/// GFLOP/s of one core that does nothing but the products of a precision in registers, by the instruction
+/// that `isa` has for them. Short runs, many of them: the best one was not interrupted.
+pub(crate) fn peak_gflops(isa: Isa, dtype: Dtype) -> f64 {
     const ROUNDS: usize = 50_000;
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the CPU has just been asked.
-            let time = best_time(200, || unsafe { fma_avx512(ROUNDS) });
-            return gflops((ROUNDS * 24 * 16 * 2) as f64, time);
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the CPU has just been asked.
-            let time = best_time(200, || unsafe { fma_avx2(ROUNDS) });
-            return gflops((ROUNDS * 12 * 8 * 2) as f64, time);
-        }
+        let (products, time) = match (isa, dtype) {
+            #[cfg(target_os = "linux")]
+            (Isa::Amx, Dtype::Int8 | Dtype::Bf16) => {
+                // SAFETY: the engine has asked for AMX, or it would not name it.
+                let time = best_time(50, || unsafe { amx::multiply(dtype, ROUNDS / 8) });
+                (amx::products(dtype) * ROUNDS / 8, time)
+            }
+            (Isa::Avx512Bf16 | Isa::Avx512Vnni, Dtype::Int8) => {
+                // SAFETY: the CPU has the instruction set.
+                (24 * 64 * ROUNDS, best_time(200, || unsafe { dot_avx512(ROUNDS) }))
+            }
+            (Isa::AvxVnni, Dtype::Int8) => {
+                // SAFETY: the CPU has the instruction set.
+                (12 * 32 * ROUNDS, best_time(200, || unsafe { dot_avx2(ROUNDS) }))
+            }
+            (Isa::Avx512Bf16, Dtype::Bf16) => {
+                // SAFETY: the CPU has the instruction set.
+                (24 * 32 * ROUNDS, best_time(200, || unsafe { bf16_avx512(ROUNDS) }))
+            }
+            (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, _) => {
+                // SAFETY: the CPU has the instruction set.
+                (24 * 16 * ROUNDS, best_time(200, || unsafe { fma_avx512(ROUNDS) }))
+            }
+            (Isa::Avx2 | Isa::AvxVnni, _) => {
+                // SAFETY: the CPU has the instruction set.
+                (12 * 8 * ROUNDS, best_time(200, || unsafe { fma_avx2(ROUNDS) }))
+            }
+            _ => plain(ROUNDS),
+        };
+        gflops((products * 2) as f64, time)
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (isa, dtype);
+        let (products, time) = plain(ROUNDS);
+        gflops((products * 2) as f64, time)
+    }
+}
+
+fn plain(rounds: usize) -> (usize, Duration) {
     let time = best_time(200, || {
         let mut sums = [black_box(0f32); 32];
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             sums.iter_mut().for_each(|sum| *sum = *sum * 0.5 + 1.0);
         }
         black_box(sums);
     });
-    gflops((ROUNDS * 32 * 2) as f64, time)
+    (32 * rounds, time)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -89,6 +123,49 @@ fn fma_avx2(rounds: usize) {
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = _mm256_fmadd_ps(*sum, x, y);
+        }
+    }
+    black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_avx512(rounds: usize) {
+    use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_set1_epi32};
+    let (x, y) = (_mm512_set1_epi32(black_box(1)), _mm512_set1_epi32(black_box(2)));
+    let mut sums = [y; 24];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, x, y);
+        }
+    }
+    black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+fn dot_avx2(rounds: usize) {
+    use std::arch::x86_64::{_mm256_dpbusd_avx_epi32, _mm256_set1_epi32};
+    let (x, y) = (_mm256_set1_epi32(black_box(1)), _mm256_set1_epi32(black_box(2)));
+    let mut sums = [y; 12];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, x, y);
+        }
+    }
+    black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bf16_avx512(rounds: usize) {
+    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_ps};
+    let y = _mm512_set1_ps(black_box(1.0));
+    let x = _mm512_cvtne2ps_pbh(y, y);
+    let mut sums = [y; 24];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, x, x);
         }
     }
     black_box(sums);

@@ -1,5 +1,6 @@
-//! Scores the sets of a workload for `benches/peers/run`; the protocol is told in `onnxruntime_f32.py`.
+//! Scores the sets of a workload for `benches/peers/run`; the protocol is told in `peer.py`.
 
+use rerankd::engine::Dtype;
 use rerankd::engine::packed::Packed;
 use rerankd::model::loader::LoadOptions;
 use rerankd::model::source::ModelFiles;
@@ -27,15 +28,22 @@ struct Set {
 #[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, workload, threads] = &arguments[..] else {
-        return Err("usage: peer_rerankd MODEL_FOLDER WORKLOAD_JSON THREADS".into());
+    let [folder, workload, threads, dtype] = &arguments[..] else {
+        return Err("usage: peer_rerankd MODEL_FOLDER WORKLOAD_JSON THREADS DTYPE".into());
     };
     let workload: Workload = serde_json::from_slice(&std::fs::read(workload)?)?;
     let files = ModelFiles::open_folder(Path::new(folder))?;
     let threads: NonZeroUsize = threads.parse()?;
-    let options = LoadOptions { threads: Some(threads), ..LoadOptions::default() };
+    let dtype = match dtype.as_str() {
+        "f32" => Dtype::F32,
+        "bf16" => Dtype::Bf16,
+        "int8" => Dtype::Int8,
+        other => return Err(format!("'{other}' is not f32, bf16 or int8").into()),
+    };
+    let options =
+        LoadOptions { threads: Some(threads), dtype: Some(dtype), ..LoadOptions::default() };
     let mut model = prepare(&files, &options)?;
-    println!("ready");
+    println!("[\"default\"]");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let name = line.split_whitespace().next().unwrap_or_default();

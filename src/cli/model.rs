@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 
 use super::Failure;
 use super::hardware::Hardware;
-use crate::config::{Dtype, ModelConfig};
+use crate::config::ModelConfig;
+use crate::engine::Dtype;
 use crate::model::loader::{Gpus, LoadOptions};
 use crate::model::source::{HubOptions, Source};
 use crate::rerank::{Prepared, prepare};
@@ -23,7 +24,12 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
     let source = Source::parse(&config.model, config.revision.as_deref())?;
     let hub = HubOptions::from_env(|name| std::env::var(name).ok());
     let files = source.open(&hub)?;
-    let options = LoadOptions { threads: NonZeroUsize::new(config.threads), isa: None, gpus };
+    let options = LoadOptions {
+        threads: NonZeroUsize::new(config.threads),
+        isa: None,
+        dtype: config.dtype.named(),
+        gpus,
+    };
     let prepared = prepare(&files, &options)?;
     if prepared.max_length > config.max_batch_tokens {
         return Err(Failure::Usage(format!(
@@ -38,17 +44,18 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
     })
 }
 
-/// The GPUs to load onto. Each engine computes in one precision so far, which is what `auto` means there.
+/// The GPUs to load onto. They compute in f16, and only they.
 fn gpus(config: &ModelConfig, hardware: &Hardware) -> Result<Option<Gpus>, Failure> {
-    let only = |dtype, device, has| {
+    let on_cpu = hardware.gpus().is_empty();
+    let only = |dtype: &str, device, has| {
         Err(Failure::Usage(format!("dtype: {dtype} is not to be had on {device}, which has {has}")))
     };
-    match (hardware.gpus(), config.dtype) {
-        ([], Dtype::F16) => only("f16", "the CPU", "f32"),
-        ([], _) => Ok(None),
-        (_, Dtype::F32) => only("f32", "a GPU", "f16"),
-        (devices, _) => Ok(Some(Gpus {
-            devices: devices.to_vec(),
+    match config.dtype.named() {
+        Some(Dtype::F16) if on_cpu => only("f16", "a CPU", "f32, bf16 and int8"),
+        _ if on_cpu => Ok(None),
+        Some(dtype) if dtype != Dtype::F16 => only(dtype.name(), "a GPU", "f16"),
+        _ => Ok(Some(Gpus {
+            devices: hardware.gpus().to_vec(),
             max_batch_tokens: config.max_batch_tokens,
             batch_invariant: config.batch_invariant,
             timeout: config.device_timeout,

@@ -12,6 +12,7 @@ use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
 use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
 use crate::metrics::Metrics;
@@ -147,7 +148,7 @@ fn load(
         architecture: prepared.architecture.clone(),
         labels: prepared.head.labels().to_vec(),
         max_length: prepared.max_length,
-        dtype: prepared.precision.name().into(),
+        dtype: wire_name(prepared.dtype).into(),
         revision,
         created_unix_seconds: clock::unix_seconds(),
     };
@@ -178,6 +179,16 @@ fn load(
         "ready"
     );
     Ok(http::Serving { service, model })
+}
+
+/// A precision as TEI's clients know it.
+fn wire_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::F16 => "float16",
+        Dtype::Bf16 => "bfloat16",
+        Dtype::Int8 => "int8",
+    }
 }
 
 /// Ready at the first SIGTERM or SIGINT. The second ends the process at once.

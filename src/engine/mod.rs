@@ -14,6 +14,30 @@ use std::fmt::Debug;
 
 use crate::error::DeviceError;
 
+/// What the large products of a model are computed in. Sums, norms and softmax are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    F32,
+    /// Of a GPU: activations too are f16 between operations.
+    F16,
+    /// bf16 by bf16, summed in f32.
+    Bf16,
+    /// Bytes by bytes, summed exactly: weights coded by output, activations by token.
+    Int8,
+}
+
+impl Dtype {
+    /// As the settings spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
 /// What a linear layer does with each element after the bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
@@ -97,6 +121,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// # Errors
     /// No memory on the device; so for all that takes memory at load.
     fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Self::Linear, DeviceError>;
+    /// A weight that decides a score by itself, or that meets few rows: a backend that computes in narrow
+    /// numbers may keep it wide. What feeds it must be f32: the result of attention on the first queries,
+    /// of pooling, of a norm, or of another such weight.
+    fn prepare_precise(&self, init: &LinearInit<'_>) -> Result<Self::Linear, DeviceError> {
+        self.prepare_linear(init)
+    }
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Self::Norm, DeviceError>;
     fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Self::Embeddings, DeviceError>;
     fn rows(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;

@@ -5,7 +5,7 @@
 use super::cpu::Cpu;
 use super::cuda::Cuda;
 use super::packed::Packed;
-use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use super::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
 use crate::error::DeviceError;
 
 /// Lengths on both sides of the tiles' edges, and a sequence of one token.
@@ -50,7 +50,7 @@ pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
         batch.push(&(0..*len).map(id).collect::<Vec<_>>(), len / 2);
     }
     let on_device = cuda.batch(&batch)?;
-    let (cpu, shape) = (Cpu::new(), Shape::of(&batch));
+    let (cpu, shape) = (Cpu::new(Dtype::F32), Shape::of(&batch));
     let mut comparisons = Vec::new();
     for heads in HEADS {
         let expected = run(&cpu, &batch, shape, heads)?;

@@ -62,14 +62,15 @@ impl<B: Backend> Bert<B> {
         head: &Head,
     ) -> Result<Self, ModelError> {
         let names = Names::of(weights);
-        let load = Loader { backend, weights, config: &config, names };
+        let only_cls = pooling_of(head) == Pooling::Cls;
+        let load = Loader { backend, weights, config: &config, names, only_cls };
         let layers =
             (0..config.num_hidden_layers).map(|i| load.layer(i)).collect::<Result<_, _>>()?;
         let hidden = config.hidden_size;
         let end = match head {
             Head::Classifier { labels, .. } => End::Classifier {
-                pooler: load.linear(&load.names.inner("pooler.dense"), hidden, hidden)?,
-                classifier: load.linear("classifier", labels.len(), hidden)?,
+                pooler: load.precise(&load.names.inner("pooler.dense"), hidden, hidden)?,
+                classifier: load.precise("classifier", labels.len(), hidden)?,
             },
             Head::Embedding { pooling, normalize } => {
                 End::Embedding { pooling: *pooling, normalize: *normalize }
@@ -191,6 +192,15 @@ struct Loader<'a, B: Backend> {
     weights: &'a Weights,
     config: &'a Config,
     names: Names,
+    /// The last layer computes one row a sequence.
+    only_cls: bool,
+}
+
+fn pooling_of(head: &Head) -> Pooling {
+    match head {
+        Head::Classifier { .. } => Pooling::Cls,
+        Head::Embedding { pooling, .. } => *pooling,
+    }
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -212,12 +222,17 @@ impl<B: Backend> Loader<'_, B> {
     fn layer(&self, i: usize) -> Result<Layer<B>, ModelError> {
         let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
         let name = |part: &str| self.names.inner(&format!("encoder.layer.{i}.{part}"));
+        let few_rows = self.only_cls && i + 1 == self.config.num_hidden_layers;
+        let linear = |part: &str, n, k| match few_rows {
+            true => self.precise(&name(part), n, k),
+            false => self.linear(&name(part), n, k),
+        };
         Ok(Layer {
             qkv: self.qkv(&name("attention.self"))?,
-            attention_output: self.linear(&name("attention.output.dense"), hidden, hidden)?,
+            attention_output: linear("attention.output.dense", hidden, hidden)?,
             attention_norm: self.norm(&name("attention.output.LayerNorm"))?,
-            intermediate: self.linear(&name("intermediate.dense"), intermediate, hidden)?,
-            output: self.linear(&name("output.dense"), hidden, intermediate)?,
+            intermediate: linear("intermediate.dense", intermediate, hidden)?,
+            output: linear("output.dense", hidden, intermediate)?,
             output_norm: self.norm(&name("output.LayerNorm"))?,
         })
     }
@@ -240,10 +255,25 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn linear(&self, name: &str, n: usize, k: usize) -> Result<B::Linear, ModelError> {
-        let weight = self.weights.tensor(&format!("{name}.weight"), &[n, k])?;
-        let bias = self.weights.tensor(&format!("{name}.bias"), &[n])?;
+        let (weight, bias) = self.weight_and_bias(name, n, k)?;
         let init = LinearInit { weight: &weight, bias: &bias, n, k };
         self.backend.prepare_linear(&init).map_err(ModelError::Device)
+    }
+
+    fn precise(&self, name: &str, n: usize, k: usize) -> Result<B::Linear, ModelError> {
+        let (weight, bias) = self.weight_and_bias(name, n, k)?;
+        let init = LinearInit { weight: &weight, bias: &bias, n, k };
+        self.backend.prepare_precise(&init).map_err(ModelError::Device)
+    }
+
+    fn weight_and_bias(
+        &self,
+        name: &str,
+        n: usize,
+        k: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+        let weight = self.weights.tensor(&format!("{name}.weight"), &[n, k])?;
+        Ok((weight, self.weights.tensor(&format!("{name}.bias"), &[n])?))
     }
 
     fn norm(&self, name: &str) -> Result<B::Norm, ModelError> {

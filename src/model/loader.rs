@@ -7,6 +7,7 @@ use super::scorer::{Pipeline, Threads};
 use super::source::ModelFiles;
 use super::weights::Weights;
 use super::{Scorer, modules};
+use crate::engine::Dtype;
 use crate::engine::cpu::{Cpu, Isa};
 use crate::engine::cuda::{Cuda, probe};
 use crate::engine::pool::Pool;
@@ -22,6 +23,9 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// `None`: the fastest instruction set that the machine has.
     pub isa: Option<Isa>,
+    /// `None`: f16 on a GPU, and f32 on a CPU, where `rerank::prepare`, which can judge, takes the fastest that is
+    /// right.
+    pub dtype: Option<Dtype>,
     /// `None`: the CPU.
     pub gpus: Option<Gpus>,
 }
@@ -49,26 +53,9 @@ pub struct LoadedModel {
     pub head: Head,
     /// For logs: what computes.
     pub device: String,
-    pub precision: Precision,
+    pub dtype: Dtype,
     /// One an instance: the CPU, or each GPU.
     pub scorers: Vec<Box<dyn Scorer>>,
-}
-
-/// What activations are kept in between operations; sums are f32 in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    F32,
-    F16,
-}
-
-impl Precision {
-    /// As checkpoints and peers spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::F16 => "float16",
-        }
-    }
 }
 
 impl std::fmt::Debug for LoadedModel {
@@ -78,6 +65,7 @@ impl std::fmt::Debug for LoadedModel {
             .field("max_length", &self.max_length)
             .field("head", &self.head)
             .field("device", &self.device)
+            .field("dtype", &self.dtype)
             .finish_non_exhaustive()
     }
 }
@@ -103,7 +91,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
     let head = make_head(files, &config)?;
     let weights = Weights::open(files)?;
     let parts = Parts { weights: &weights, config: &config, head: &head };
-    let (device, precision, scorers) = match &options.gpus {
+    let (device, dtype, scorers) = match &options.gpus {
         None => parts.on_cpu(options)?,
         Some(gpus) => parts.on_gpus(gpus)?,
     };
@@ -114,7 +102,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
         architecture: config.architecture,
         head,
         device,
-        precision,
+        dtype,
         scorers,
     })
 }
@@ -126,11 +114,11 @@ struct Parts<'a> {
     head: &'a Head,
 }
 
-type Instances = (String, Precision, Vec<Box<dyn Scorer>>);
+type Instances = (String, Dtype, Vec<Box<dyn Scorer>>);
 
 impl Parts<'_> {
     fn on_cpu(&self, options: &LoadOptions) -> Result<Instances, ModelError> {
-        let cpu = backend(options.isa)?;
+        let cpu = backend(options)?;
         let threads = options.threads.or(std::thread::available_parallelism().ok());
         let num_threads = threads.map_or(1, NonZeroUsize::get);
         let pool = Pool::new(num_threads)
@@ -138,7 +126,7 @@ impl Parts<'_> {
         let bert = Bert::load(&cpu, self.weights, self.config.clone(), self.head)?;
         let scorer = Threads::new(cpu, bert, pool).map_err(ModelError::Device)?;
         let device = format!("{}, {num_threads} threads", cpu.isa().name());
-        Ok((device, Precision::F32, vec![Box::new(scorer)]))
+        Ok((device, cpu.dtype(), vec![Box::new(scorer)]))
     }
 
     fn on_gpus(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
@@ -151,13 +139,18 @@ impl Parts<'_> {
         };
         let scorers = gpus.devices.iter().map(instance).collect::<Result<_, _>>()?;
         let names: Vec<_> = gpus.devices.iter().map(|device| device.name.as_str()).collect();
-        Ok((names.join(", "), Precision::F16, scorers))
+        Ok((names.join(", "), Dtype::F16, scorers))
     }
 }
 
-fn backend(isa: Option<Isa>) -> Result<Cpu, ModelError> {
-    let Some(isa) = isa else { return Ok(Cpu::new()) };
-    Cpu::with_isa(isa).ok_or_else(|| {
+fn backend(options: &LoadOptions) -> Result<Cpu, ModelError> {
+    let dtype = options.dtype.unwrap_or(Dtype::F32);
+    if dtype == Dtype::F16 {
+        let message = "f16 is what GPUs compute in; a CPU has f32, bf16 and int8".to_owned();
+        return Err(ModelError::unsupported("engine", "dtype", message));
+    }
+    let Some(isa) = options.isa else { return Ok(Cpu::new(dtype)) };
+    Cpu::with_isa(isa, dtype).ok_or_else(|| {
         let have: Vec<_> = Isa::available().map(Isa::name).collect();
         let message =
             format!("this machine has not got {}; it has {}", isa.name(), have.join(", "));

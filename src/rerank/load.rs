@@ -1,16 +1,16 @@
 //! From a model's files to a model that gives its golden scores.
 
-use serde::Deserialize;
-
+use super::golden::Golden;
 use crate::batch::Rate;
 use crate::clock;
+use crate::engine::Dtype;
+use crate::engine::cpu::Isa;
 use crate::engine::packed::Packed;
-use crate::error::{Error, ModelError};
+use crate::error::ModelError;
 use crate::model::Scorer;
 use crate::model::head::Head;
-use crate::model::loader::{self, LoadOptions, LoadedModel, Precision};
+use crate::model::loader::{self, LoadOptions, LoadedModel};
 use crate::model::source::ModelFiles;
-use crate::request::{Inputs, Truncation};
 use crate::tokenize::{self, Encoder, Form};
 
 /// A model with its tokenizer, checked and timed.
@@ -21,7 +21,8 @@ pub struct Prepared {
     pub head: Head,
     /// For logs: what computes.
     pub device: String,
-    pub precision: Precision,
+    /// What was asked for, or what `auto` came to.
+    pub dtype: Dtype,
     /// One an instance of the model.
     pub scorers: Vec<Box<dyn Scorer>>,
     pub encoder: Encoder,
@@ -38,43 +39,50 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
-/// A pair and the logits the reference implementation gave for it in f32.
-#[derive(Debug, Deserialize)]
-struct Golden {
-    query: String,
-    document: String,
-    logits: Vec<f32>,
-}
-
-/// `model.toml`, of which only the tolerance matters here.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Recipe {
-    tolerance: Tolerance,
-}
-
-/// Largest difference of a logit from its golden value, by precision.
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct Tolerance {
-    f32: f32,
-    f16: f32,
-}
-
-impl Default for Tolerance {
-    fn default() -> Self {
-        // Two f32 forward passes that sum in different orders differ by about 1e-5 at six layers.
-        // An f16 keeps three digits, and a logit is a sum over many of them.
-        Self { f32: 2e-4, f16: 2e-2 }
-    }
-}
-
 /// Loads weights and tokenizer, runs the golden pairs if the model has some, and times the device.
+///
+/// Without a precision in `options` it is the fastest of this machine that keeps the golden pairs within the
+/// model's tolerance, and f32 for a model without pairs or tolerance.
 ///
 /// # Errors
 /// A file that is missing, broken, of an unknown kind, or that does not fit the others; golden scores
 /// that do not come out.
 pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, ModelError> {
+    let golden = Golden::read(files)?;
+    if options.gpus.is_some() {
+        return prepare_as(files, options, Dtype::F16, &golden);
+    }
+    if options.dtype.is_none() {
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        for &dtype in isa.fastest_dtypes().iter().filter(|dtype| **dtype != Dtype::F32) {
+            if golden.tolerance(dtype).is_none() {
+                let model = files.name();
+                tracing::debug!(
+                    model,
+                    dtype = dtype.name(),
+                    "not tried: no golden pairs to judge by"
+                );
+                continue;
+            }
+            match prepare_as(files, options, dtype, &golden) {
+                Err(ModelError::Golden { model, got, expected, tolerance, .. }) => {
+                    let dtype = dtype.name();
+                    tracing::info!(model, dtype, got, expected, tolerance, "not precise enough");
+                }
+                result => return result,
+            }
+        }
+    }
+    prepare_as(files, options, options.dtype.unwrap_or(Dtype::F32), &golden)
+}
+
+fn prepare_as(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    dtype: Dtype,
+    golden: &Golden,
+) -> Result<Prepared, ModelError> {
+    let options = LoadOptions { dtype: Some(dtype), ..options.clone() };
     let LoadedModel {
         architecture,
         max_length,
@@ -82,9 +90,9 @@ pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, Mo
         width,
         head,
         device,
-        precision,
+        dtype,
         mut scorers,
-    } = loader::load(files, options)?;
+    } = loader::load(files, &options)?;
     if !head.can_rank() {
         let message =
             format!("{width} labels; a reranker has one, or two of which the second counts");
@@ -97,7 +105,7 @@ pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, Mo
     let encoder = Encoder::new(tokenize::load(files, vocab_size)?, form, max_length)?;
     let mut tokens_per_second = 0.0;
     for scorer in &mut scorers {
-        check_golden(files, &encoder, precision, &mut **scorer)?;
+        golden.check(files.name(), &encoder, &mut **scorer, dtype)?;
         tokens_per_second += time(&encoder, &mut **scorer);
     }
     let max_length = encoder.max_length();
@@ -106,57 +114,11 @@ pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, Mo
         max_length,
         head,
         device,
-        precision,
+        dtype,
         scorers,
         encoder,
         tokens_per_second,
     })
-}
-
-fn check_golden(
-    files: &ModelFiles,
-    encoder: &Encoder,
-    precision: Precision,
-    scorer: &mut dyn Scorer,
-) -> Result<(), ModelError> {
-    const FILE: &str = "golden.json";
-    let Some(bytes) = files.read(FILE)? else { return Ok(()) };
-    let golden: Vec<Golden> = serde_json::from_slice(&bytes)
-        .map_err(|e| ModelError::invalid(FILE, "json", e.to_string()))?;
-    let recipe = match files.read("model.toml")? {
-        Some(bytes) => toml::from_slice(&bytes)
-            .map_err(|e| ModelError::invalid("model.toml", "toml", e.message().to_owned()))?,
-        None => Recipe::default(),
-    };
-    let tolerance = match precision {
-        Precision::F32 => recipe.tolerance.f32,
-        Precision::F16 => recipe.tolerance.f16,
-    };
-    let failed = |e: Error| ModelError::invalid(FILE, "tokens", e.to_string());
-    for (index, Golden { query, document, logits }) in golden.into_iter().enumerate() {
-        let inputs = Inputs::Pairs(vec![(query, document)]);
-        let tokenized = encoder.tokenize(&inputs, &Truncation::default()).map_err(failed)?;
-        let mut packed = Packed::with_capacity(tokenized.sequences.num_tokens(), 1);
-        let (input_ids, first_segment_len) = tokenized.sequences.get(0);
-        packed.push(input_ids, first_segment_len);
-        let mut row = vec![0.0; scorer.width()];
-        scorer
-            .score(&packed, &mut row)
-            .map_err(|e| ModelError::invalid(FILE, format!("pair {index}"), e.to_string()))?;
-        if row.len() != logits.len() {
-            let message = format!("{} logits, but the model gives {}", logits.len(), row.len());
-            return Err(ModelError::invalid(FILE, format!("pair {index}"), message));
-        }
-        for (&got, &expected) in row.iter().zip(&logits) {
-            // Asked this way round, a NaN fails too.
-            let is_close = (got - expected).abs() <= tolerance;
-            if !is_close {
-                let model = files.name().to_owned();
-                return Err(ModelError::Golden { model, index, got, expected, tolerance });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Tokens per second on one batch of short sequences, after one to warm up.

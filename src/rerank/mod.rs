@@ -1,6 +1,7 @@
 //! The path of one request, from its texts to its scores: each arrow one call.
 
 mod fold;
+mod golden;
 mod load;
 
 use std::sync::Arc;

@@ -106,7 +106,7 @@ struct Subjects {
     /// Where to compute: auto or cpu [default: auto]
     #[arg(long, env = "RERANKD_DEVICE")]
     device: Option<Device>,
-    /// Precision: auto or f32 [default: auto]
+    /// Precision: auto, f32, bf16 or int8 [default: auto]
     #[arg(long, env = "RERANKD_DTYPE")]
     dtype: Option<Dtype>,
     /// Cores the engine computes on [default: all this process may use]

@@ -73,4 +73,4 @@ impl Simd for Avx2 {
     }
 }
 
-super::kernels::kernel_table!(Avx2, Avx2, "avx2,fma", rows: 6, vectors: 2);
+super::kernels::kernel_table!(Avx2, "avx2,fma", rows: 6, vectors: 2);

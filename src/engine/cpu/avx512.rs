@@ -1,14 +1,14 @@
-//! AVX-512F: 32 registers of 16 floats.
+//! AVX-512F: 32 registers of 16 floats. With `BF16` the conversions to bf16 are those of AVX512-BF16.
 
 use super::simd::Simd;
 use std::arch::x86_64::*;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512;
+pub(super) struct Avx512<const BF16: bool = false>;
 
 // SAFETY (every block): the trait's contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const LANES: usize = 16;
 
@@ -82,4 +82,4 @@ impl Simd for Avx512 {
     }
 }
 
-super::kernels::kernel_table!(Avx512, Avx512, "avx512f", rows: 14, vectors: 2);
+super::kernels::kernel_table!(Avx512, "avx512f", rows: 14, vectors: 2);

@@ -1,14 +1,12 @@
-//! The table of kernels that each instruction set fills, and what they are called with.
+//! The table of f32 kernels that each instruction set fills, and what they are called with.
 //!
 //! The arguments are raw: [`super::Cpu`] checks every length before it makes them.
 
-use super::isa::Isa;
 use crate::engine::Epilogue;
 
-/// The kernels of one instruction set.
+/// The f32 kernels of one instruction set.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    pub(super) isa: Isa,
     /// Columns of a weight panel.
     pub(super) panel: usize,
     /// Rows of a tile.
@@ -98,10 +96,10 @@ pub(super) fn scores_stride(len: usize, panel: usize) -> usize {
 
 /// `hidden = norm(hidden + update)`, row by row.
 #[derive(Debug)]
-pub(super) struct NormArgs {
+pub(super) struct NormArgs<U = f32> {
     pub(super) hidden: *mut f32,
     pub(super) hidden_stride: usize,
-    pub(super) update: *const f32,
+    pub(super) update: *const U,
     pub(super) update_stride: usize,
     pub(super) rows: usize,
     pub(super) width: usize,
@@ -112,11 +110,11 @@ pub(super) struct NormArgs {
 
 /// Entry functions that enable an instruction set around the generic kernels, and their table.
 macro_rules! kernel_table {
-    ($simd:ty, $isa:ident, $features:literal, rows: $rows:literal, vectors: $vectors:literal) => {
+    ($simd:ty, $features:literal, rows: $rows:literal, vectors: $vectors:literal) => {
         mod entry {
             use super::*;
             use crate::engine::cpu::kernels::{AttentionArgs, LinearArgs, NormArgs};
-            use crate::engine::cpu::{attention, gemm, norm};
+            use crate::engine::cpu::{attention, gemm, norm, numbers};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
@@ -136,12 +134,11 @@ macro_rules! kernel_table {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn add_norm(args: &NormArgs) {
                 // SAFETY: as above.
-                unsafe { norm::add_norm::<$simd>(args) }
+                unsafe { norm::add_norm::<$simd, numbers::F32>(args) }
             }
         }
 
         pub(super) static KERNELS: super::kernels::Kernels = super::kernels::Kernels {
-            isa: super::isa::Isa::$isa,
             panel: $vectors * <$simd as Simd>::LANES,
             tile_rows: $rows,
             linear: entry::linear,

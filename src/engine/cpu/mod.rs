@@ -1,7 +1,12 @@
-//! The CPU backend: f32 kernels for the instruction set that the machine has.
+//! The CPU backend: kernels for the instruction set that the machine has, in f32, bf16 or int8.
 //!
 //! Safe code reaches the kernels only through [`Cpu`], which checks the lengths of all that it hands down.
+//!
+//! In a narrow precision an operation leaves its rows in the form that the next one reads: attention, norms
+//! and activations feed products, so they write bf16 or codes; a product without an activation feeds
+//! attention, and writes bf16, or a norm, and writes f32. The residual stream stays f32.
 
+mod attend;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,59 +16,66 @@ mod buffer;
 mod gemm;
 mod isa;
 mod kernels;
+mod linear;
 mod math;
+mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod norm;
+mod numbers;
 mod portable;
 mod rows;
 mod simd;
 mod weight;
 
+pub use attend::Scratch;
 pub use isa::Isa;
 pub use rows::Rows;
 pub use weight::{Embeddings, Linear, Norm};
 
 use super::packed::Packed;
-use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use super::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
 use crate::error::DeviceError;
-use buffer::Buffer;
-use kernels::{AttentionArgs, AttentionSizes, Kernels, LinearArgs, NormArgs, Workspace};
+use kernels::{Kernels, NormArgs};
 
-/// The kernels of one instruction set.
+/// The kernels of one instruction set, and the precision that weights are prepared for.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu {
+    isa: Isa,
+    dtype: Dtype,
     kernels: &'static Kernels,
-}
-
-/// Attention's workspace, sized for the longest sequence.
-#[derive(Debug)]
-pub struct Scratch {
-    max_length: usize,
-    head_dim: usize,
-    data: Buffer,
+    narrow: &'static narrow::Kernels,
 }
 
 impl Cpu {
     /// The fastest instruction set of this machine.
-    pub fn new() -> Self {
-        Self::with_isa(Isa::detect()).unwrap_or(Self { kernels: &portable::KERNELS })
+    pub fn new(dtype: Dtype) -> Self {
+        Self::with_isa(Isa::detect(), dtype).unwrap_or(Self {
+            isa: Isa::Portable,
+            dtype,
+            kernels: &portable::KERNELS,
+            narrow: &narrow::portable::KERNELS,
+        })
     }
 
     /// A given instruction set; `None` if this machine has not got it.
-    pub fn with_isa(isa: Isa) -> Option<Self> {
-        isa.kernels().map(|kernels| Self { kernels })
+    pub fn with_isa(isa: Isa, dtype: Dtype) -> Option<Self> {
+        isa.kernels().map(|(kernels, narrow)| Self { isa, dtype, kernels, narrow })
     }
 
     pub fn isa(&self) -> Isa {
-        self.kernels.isa
+        self.isa
     }
 
-    /// `hidden = norm(hidden + update)` for `rows` rows, `strides` apart.
-    fn add_norm(
-        &self,
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// `hidden = norm(hidden + update)` for `rows` rows, `strides` apart, by one of the two kernels.
+    fn add_norm<U>(
+        kernel: unsafe fn(&NormArgs<U>),
         hidden: (&mut [f32], usize),
-        update: (&[f32], usize),
+        update: (&[U], usize),
         rows: usize,
         norm: &Norm,
     ) {
@@ -85,13 +97,7 @@ impl Cpu {
         };
         // SAFETY: `with_isa` asked the CPU; the slices were found long enough above, and `Norm` keeps
         // `width` floats of gamma and beta.
-        unsafe { (self.kernels.add_norm)(&args) };
-    }
-}
-
-impl Default for Cpu {
-    fn default() -> Self {
-        Self::new()
+        unsafe { kernel(&args) };
     }
 }
 
@@ -106,7 +112,14 @@ impl Backend for Cpu {
     type Batch = Packed;
 
     fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
-        Ok(Linear::pack(init, self.kernels.panel))
+        match self.dtype {
+            Dtype::F32 => self.prepare_precise(init),
+            dtype => Ok(Linear::pack(init, dtype, self.narrow.panel)),
+        }
+    }
+
+    fn prepare_precise(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
+        Ok(Linear::pack(init, Dtype::F32, self.kernels.panel))
     }
 
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Norm, DeviceError> {
@@ -118,17 +131,15 @@ impl Backend for Cpu {
     }
 
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
-        Ok(Rows::new(max_rows, width))
+        Ok(Rows::new(max_rows, width, self.dtype))
     }
 
     fn logits(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
-        self.rows(max_rows, width)
+        Ok(Rows::new(max_rows, width, Dtype::F32))
     }
 
     fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
-        let sizes = AttentionSizes::new(self.kernels, max_length, head_dim);
-        let floats = sizes.keys + sizes.values + sizes.scores + sizes.tile + self.kernels.panel;
-        Ok(Scratch { max_length, head_dim, data: Buffer::zeroed(floats) })
+        Ok(Scratch::new(self, max_length, head_dim))
     }
 
     fn embed_norm(&self, group: &Packed, table: &Embeddings, norm: &Norm, out: &mut Rows) {
@@ -142,31 +153,14 @@ impl Backend for Cpu {
                 *x = word + kind;
             }
             let width = row.len();
-            self.add_norm((row, width), (position, width), 1, norm);
+            let kernel = self.kernels.add_norm;
+            Self::add_norm(kernel, (row, width), (position, width), 1, norm);
         }
+        self.encode(out);
     }
 
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
-        assert_eq!(x.width, w.k, "columns to multiply");
-        assert_eq!(out.width, w.n, "columns to write");
-        assert!(out.stride >= w.num_panels * self.kernels.panel, "room for whole panels");
-        assert_eq!(w.panel, self.kernels.panel, "a weight packed for these kernels");
-        out.set_rows(x.num_rows);
-        let args = LinearArgs {
-            x: x.data().as_ptr(),
-            x_stride: x.stride,
-            rows: x.num_rows,
-            k: w.k,
-            panels: w.panels.as_ptr(),
-            num_panels: w.num_panels,
-            bias: w.bias.as_ptr(),
-            epilogue,
-            out_stride: out.stride,
-            out: out.data_mut().as_mut_ptr(),
-        };
-        // SAFETY: `with_isa` asked the CPU; the sizes were compared above, `Linear::pack` made
-        // `num_panels` whole panels and their bias, and `out` is borrowed alone.
-        unsafe { (self.kernels.linear)(&args) };
+        self.multiply(x, w, epilogue, out);
     }
 
     fn classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
@@ -182,47 +176,23 @@ impl Backend for Cpu {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        let head_dim = scratch.head_dim;
-        assert_eq!(qkv.width, 3 * num_heads * head_dim, "query, key and value side by side");
-        assert_eq!(out.width, num_heads * head_dim, "columns of all heads");
-        out.set_rows(match queries {
-            Queries::All => qkv.num_rows,
-            Queries::First => batch.num_sequences(),
-        });
-        for (i, bounds) in batch.cu_seqlens.windows(2).enumerate() {
-            let (first, end) = (bounds[0] as usize, bounds[1] as usize);
-            assert!(first < end && end <= qkv.num_rows, "rows of a sequence");
-            let len = end - first;
-            assert!(len <= scratch.max_length, "a sequence longer than the workspace");
-            let (num_queries, out_row) = match queries {
-                Queries::All => (len, first),
-                Queries::First => (1, i),
-            };
-            let out_stride = out.stride;
-            let args = AttentionArgs {
-                // SAFETY: `first` is a row of `qkv`.
-                qkv: unsafe { qkv.data().as_ptr().add(first * qkv.stride) },
-                qkv_stride: qkv.stride,
-                len,
-                num_queries,
-                num_heads,
-                head_dim,
-                // SAFETY: `out_row` is a row of `out`, sized above.
-                out: unsafe { out.data_mut().as_mut_ptr().add(out_row * out_stride) },
-                out_stride,
-                work: scratch.split(self.kernels, len),
-            };
-            // SAFETY: `with_isa` asked the CPU; rows and widths were compared above, `split` gave parts
-            // of the sizes that `len` needs, and `out` and the scratch are borrowed alone.
-            unsafe { (self.kernels.attention)(&args) };
-        }
+        self.attend(qkv, &batch.cu_seqlens, queries, num_heads, scratch, out);
     }
 
     fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {
         assert_eq!(hidden.num_rows, update.num_rows, "rows to add");
         assert!(hidden.width == norm.width() && update.width == norm.width(), "widths to norm");
         let (rows, stride) = (hidden.num_rows, hidden.stride);
-        self.add_norm((hidden.data_mut(), stride), (update.data(), update.stride), rows, norm);
+        assert!(hidden.forms().wide, "a residual stream in f32");
+        let wide = (hidden.wide_mut(), stride);
+        if update.forms().wide {
+            let update = (update.wide(), update.stride);
+            Self::add_norm(self.kernels.add_norm, wide, update, rows, norm);
+        } else {
+            let update = (update.half(), update.stride);
+            Self::add_norm(self.narrow.add_norm, wide, update, rows, norm);
+        }
+        self.encode(hidden);
     }
 
     fn pool(&self, hidden: &Rows, batch: &Packed, pooling: Pooling, out: &mut Rows) {
@@ -255,29 +225,13 @@ impl Backend for Cpu {
     fn read(&self, rows: &Rows, out: &mut [f32]) -> Result<(), DeviceError> {
         assert!(out.len() <= rows.num_rows * rows.width, "floats to read");
         for (i, out) in out.chunks_exact_mut(rows.width).enumerate() {
-            out.copy_from_slice(rows.row(i));
+            if rows.forms().wide {
+                out.copy_from_slice(rows.row(i));
+            } else {
+                let row = rows.half()[i * rows.stride..].iter();
+                out.iter_mut().zip(row).for_each(|(x, bf16)| *x = narrow::widen(*bf16));
+            }
         }
         Ok(())
-    }
-}
-
-// === impl Scratch ===
-
-impl Scratch {
-    /// The workspace of a sequence of `len <= max_length` tokens.
-    fn split(&mut self, kernels: &Kernels, len: usize) -> Workspace {
-        let sizes = AttentionSizes::new(kernels, len, self.head_dim);
-        let (zeros, rest) = self.data.split_at_mut(kernels.panel);
-        let (keys, rest) = rest.split_at_mut(sizes.keys);
-        let (values, rest) = rest.split_at_mut(sizes.values);
-        let (scores, rest) = rest.split_at_mut(sizes.scores);
-        let (tile, _) = rest.split_at_mut(sizes.tile);
-        Workspace {
-            keys: keys.as_mut_ptr(),
-            values: values.as_mut_ptr(),
-            scores: scores.as_mut_ptr(),
-            tile: tile.as_mut_ptr(),
-            zeros: zeros.as_ptr(),
-        }
     }
 }

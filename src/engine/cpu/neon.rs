@@ -70,4 +70,4 @@ impl Simd for Neon {
     }
 }
 
-super::kernels::kernel_table!(Neon, Neon, "neon", rows: 6, vectors: 4);
+super::kernels::kernel_table!(Neon, "neon", rows: 6, vectors: 4);

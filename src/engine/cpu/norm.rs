@@ -1,18 +1,19 @@
 //! Residual add and layer norm, one row at a time.
 
 use super::kernels::NormArgs;
+use super::numbers::Numbers;
 use super::simd::Simd;
 
 /// # Safety
 /// The CPU has the instruction set; `args` describes valid memory.
 #[inline(always)]
-pub(super) unsafe fn add_norm<S: Simd>(args: &NormArgs) {
+pub(super) unsafe fn add_norm<S: Simd, N: Numbers<S>>(args: &NormArgs<N::Number>) {
     for row in 0..args.rows {
         // SAFETY: a row below `args.rows`.
         unsafe {
             let hidden = args.hidden.add(row * args.hidden_stride);
             let update = args.update.add(row * args.update_stride);
-            add_norm_row::<S>(args, hidden, update);
+            add_norm_row::<S, N>(args, hidden, update);
         }
     }
 }
@@ -20,9 +21,13 @@ pub(super) unsafe fn add_norm<S: Simd>(args: &NormArgs) {
 /// Mean first, then the variance around it: the one-pass form cancels in f32.
 ///
 /// # Safety
-/// As for [`add_norm`]; both rows have `args.width` floats.
+/// As for [`add_norm`]; both rows have `args.width` numbers.
 #[inline(always)]
-unsafe fn add_norm_row<S: Simd>(args: &NormArgs, hidden: *mut f32, update: *const f32) {
+unsafe fn add_norm_row<S: Simd, N: Numbers<S>>(
+    args: &NormArgs<N::Number>,
+    hidden: *mut f32,
+    update: *const N::Number,
+) {
     let width = args.width;
     let tail = width % S::LANES;
     let whole = width - tail;
@@ -30,13 +35,13 @@ unsafe fn add_norm_row<S: Simd>(args: &NormArgs, hidden: *mut f32, update: *cons
     unsafe {
         let mut sum = S::splat(0.0);
         for i in (0..whole).step_by(S::LANES) {
-            let x = S::add(S::load(hidden.add(i)), S::load(update.add(i)));
+            let x = S::add(S::load(hidden.add(i)), N::load(update.add(i)));
             S::store(hidden.add(i), x);
             sum = S::add(sum, x);
         }
         if tail > 0 {
             let (h, u) = (hidden.add(whole), update.add(whole));
-            let x = S::add(S::load_part(h, tail, 0.0), S::load_part(u, tail, 0.0));
+            let x = S::add(S::load_part(h, tail, 0.0), N::load_part(u, tail));
             S::store_part(h, tail, x);
             sum = S::add(sum, x);
         }

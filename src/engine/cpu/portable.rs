@@ -3,7 +3,6 @@
 //! Nothing is shared with the SIMD kernels but the table's layouts: exponentials come from the standard
 //! library, and the error function from its series and continued fraction.
 
-use super::isa::Isa;
 use super::kernels::{AttentionArgs, Kernels, LinearArgs, NormArgs};
 use crate::engine::Epilogue;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -11,7 +10,7 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 const PANEL: usize = 16;
 
 pub(super) static KERNELS: Kernels =
-    Kernels { isa: Isa::Portable, panel: PANEL, tile_rows: 1, linear, attention, add_norm };
+    Kernels { panel: PANEL, tile_rows: 1, linear, attention, add_norm };
 
 /// # Safety
 /// `args` describes valid memory and `out` overlaps nothing else.
@@ -44,7 +43,7 @@ unsafe fn linear(args: &LinearArgs) {
     }
 }
 
-fn activate(epilogue: Epilogue, x: f32) -> f32 {
+pub(super) fn activate(epilogue: Epilogue, x: f32) -> f32 {
     match epilogue {
         Epilogue::Bias => x,
         Epilogue::BiasGelu => {
@@ -120,24 +119,39 @@ unsafe fn attention(args: &AttentionArgs) {
 /// # Safety
 /// `args` describes valid memory.
 unsafe fn add_norm(args: &NormArgs) {
-    let width = args.width;
     for row in 0..args.rows {
-        // SAFETY: a row below `rows`; the parameters have the row's width.
-        let (hidden, update, gamma, beta) = unsafe {
-            (
-                from_raw_parts_mut(args.hidden.add(row * args.hidden_stride), width),
-                from_raw_parts(args.update.add(row * args.update_stride), width),
-                from_raw_parts(args.gamma, width),
-                from_raw_parts(args.beta, width),
-            )
-        };
-        hidden.iter_mut().zip(update).for_each(|(h, u)| *h += u);
-        let mean = hidden.iter().sum::<f32>() / width as f32;
-        let variance = hidden.iter().map(|h| (h - mean).powi(2)).sum::<f32>() / width as f32;
-        let scale = 1.0 / (variance + args.eps).sqrt();
-        for (h, (gamma, beta)) in hidden.iter_mut().zip(gamma.iter().zip(beta)) {
-            *h = (*h - mean) * scale * gamma + beta;
+        // SAFETY: a row below `rows`.
+        unsafe {
+            let update = from_raw_parts(args.update.add(row * args.update_stride), args.width);
+            norm_row(args, row, update.iter().copied());
         }
+    }
+}
+
+/// Row `row` of [`add_norm`], whatever its update is stored as.
+///
+/// # Safety
+/// `args` describes valid memory and has the row.
+pub(super) unsafe fn norm_row<U>(
+    args: &NormArgs<U>,
+    row: usize,
+    update: impl Iterator<Item = f32>,
+) {
+    let width = args.width;
+    // SAFETY: a row below `rows`; the parameters have the row's width.
+    let (hidden, gamma, beta) = unsafe {
+        (
+            from_raw_parts_mut(args.hidden.add(row * args.hidden_stride), width),
+            from_raw_parts(args.gamma, width),
+            from_raw_parts(args.beta, width),
+        )
+    };
+    hidden.iter_mut().zip(update).for_each(|(h, u)| *h += u);
+    let mean = hidden.iter().sum::<f32>() / width as f32;
+    let variance = hidden.iter().map(|h| (h - mean).powi(2)).sum::<f32>() / width as f32;
+    let scale = 1.0 / (variance + args.eps).sqrt();
+    for (h, (gamma, beta)) in hidden.iter_mut().zip(gamma.iter().zip(beta)) {
+        *h = (*h - mean) * scale * gamma + beta;
     }
 }
 

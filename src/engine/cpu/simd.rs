@@ -80,4 +80,4 @@ pub(super) trait Simd: Copy {
 }
 
 /// Lanes of the widest vector.
-const MAX_LANES: usize = 16;
+pub(super) const MAX_LANES: usize = 16;

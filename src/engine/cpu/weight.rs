@@ -1,37 +1,60 @@
 //! Parameters as the kernels want them: matrices in panels, vectors padded.
 
 use super::buffer::Buffer;
-use crate::engine::{EmbeddingsInit, LinearInit, NormInit};
+use super::narrow::weight::Panels;
+use crate::engine::{Dtype, EmbeddingsInit, LinearInit, NormInit};
 
-/// A `[n, k]` weight as `[num_panels][k][panel]`, its columns padded with zeros to whole panels, and its bias.
+/// A `[n, k]` weight with its bias, packed for one kind of kernel.
 #[derive(Debug)]
 pub struct Linear {
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) panel: usize,
-    pub(super) num_panels: usize,
-    pub(super) panels: Buffer,
+    /// `[num_panels * panel]`
     pub(super) bias: Buffer,
+    pub(super) weights: Weights,
+}
+
+#[derive(Debug)]
+pub(super) enum Weights {
+    /// `[num_panels][k][panel]`, columns padded with zeros to whole panels.
+    F32(Buffer),
+    Bf16(Panels),
+    Int8(Panels),
 }
 
 impl Linear {
-    pub(super) fn pack(init: &LinearInit<'_>, panel: usize) -> Self {
+    pub(super) fn pack(init: &LinearInit<'_>, dtype: Dtype, panel: usize) -> Self {
         let LinearInit { weight, bias, n, k } = *init;
         assert_eq!(weight.len(), n * k, "a weight of {n} rows and {k} columns");
         assert_eq!(bias.len(), n, "a bias of {n}");
-        let num_panels = n.div_ceil(panel);
-        let mut panels = Buffer::zeroed(num_panels * k * panel);
-        for (weight, out) in weight.chunks(panel * k).zip(panels.chunks_exact_mut(k * panel)) {
-            for (column, weight) in weight.chunks_exact(k).enumerate() {
-                for (x, out) in weight.iter().zip(out.chunks_exact_mut(panel)) {
-                    out[column] = *x;
-                }
+        let weights = match dtype {
+            Dtype::F32 => Weights::F32(pack_f32(init, panel)),
+            Dtype::Bf16 => Weights::Bf16(Panels::pack(init, dtype, panel)),
+            Dtype::Int8 => Weights::Int8(Panels::pack(init, dtype, panel)),
+            Dtype::F16 => panic!("no CPU kernel computes in f16"),
+        };
+        let mut padded = Buffer::zeroed(n.next_multiple_of(panel));
+        padded[..n].copy_from_slice(bias);
+        Self { n, k, panel, bias: padded, weights }
+    }
+
+    pub(super) fn num_panels(&self) -> usize {
+        self.n.div_ceil(self.panel)
+    }
+}
+
+fn pack_f32(init: &LinearInit<'_>, panel: usize) -> Buffer {
+    let LinearInit { weight, n, k, .. } = *init;
+    let mut panels = Buffer::zeroed(n.div_ceil(panel) * k * panel);
+    for (weight, out) in weight.chunks(panel * k).zip(panels.chunks_exact_mut(k * panel)) {
+        for (column, weight) in weight.chunks_exact(k).enumerate() {
+            for (x, out) in weight.iter().zip(out.chunks_exact_mut(panel)) {
+                out[column] = *x;
             }
         }
-        let mut padded = Buffer::zeroed(num_panels * panel);
-        padded[..n].copy_from_slice(bias);
-        Self { n, k, panel, num_panels, panels, bias: padded }
     }
+    panels
 }
 
 #[derive(Debug)]

@@ -1,0 +1,208 @@
+//! Attention of a batch: sequence by sequence, in the rows' form.
+
+use super::buffer::Buffer;
+use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::narrow::amx;
+use super::narrow::widen;
+use super::{Cpu, Isa, Rows};
+use crate::engine::{Dtype, Queries};
+
+/// Attention's workspace, sized for the longest sequence.
+#[derive(Debug)]
+pub struct Scratch {
+    max_length: usize,
+    head_dim: usize,
+    /// Of the f32 kernels.
+    data: Buffer,
+    /// One head's queries, keys and values in f32, if they come in bf16: `[max_length, 3 * head_dim]`.
+    head: Buffer,
+    /// Of the kernel that takes bf16.
+    tiles: Buffer<u8>,
+}
+
+/// One sequence of a batch.
+#[derive(Debug, Clone, Copy)]
+struct Sequence {
+    first: usize,
+    len: usize,
+    num_queries: usize,
+    /// Of the first query in the output.
+    out_row: usize,
+}
+
+impl Scratch {
+    pub(super) fn new(cpu: &Cpu, max_length: usize, head_dim: usize) -> Self {
+        let sizes = AttentionSizes::new(cpu.kernels, max_length, head_dim);
+        let floats = sizes.keys + sizes.values + sizes.scores + sizes.tile + cpu.kernels.panel;
+        let (mut data, mut head, mut tiles) = (floats, 0, 0);
+        match cpu.dtype {
+            Dtype::F32 => {}
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            _ if cpu.isa == Isa::Amx => {
+                (data, tiles) = (0, amx::attention::work_bytes(max_length, head_dim));
+            }
+            _ => head = max_length * 3 * head_dim,
+        }
+        Self {
+            max_length,
+            head_dim,
+            data: Buffer::zeroed(data),
+            head: Buffer::zeroed(head),
+            tiles: Buffer::zeroed(tiles),
+        }
+    }
+
+    /// The workspace of a sequence of `len <= max_length` tokens.
+    fn split(data: &mut [f32], kernels: &Kernels, len: usize, head_dim: usize) -> Workspace {
+        let sizes = AttentionSizes::new(kernels, len, head_dim);
+        let (zeros, rest) = data.split_at_mut(kernels.panel);
+        let (keys, rest) = rest.split_at_mut(sizes.keys);
+        let (values, rest) = rest.split_at_mut(sizes.values);
+        let (scores, rest) = rest.split_at_mut(sizes.scores);
+        let (tile, _) = rest.split_at_mut(sizes.tile);
+        Workspace {
+            keys: keys.as_mut_ptr(),
+            values: values.as_mut_ptr(),
+            scores: scores.as_mut_ptr(),
+            tile: tile.as_mut_ptr(),
+            zeros: zeros.as_ptr(),
+        }
+    }
+}
+
+impl Cpu {
+    pub(super) fn attend(
+        &self,
+        qkv: &Rows,
+        cu_seqlens: &[u32],
+        queries: Queries,
+        num_heads: usize,
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        let head_dim = scratch.head_dim;
+        assert_eq!(qkv.width, 3 * num_heads * head_dim, "query, key and value side by side");
+        assert_eq!(out.width, num_heads * head_dim, "columns of all heads");
+        let num_sequences = cu_seqlens.len().saturating_sub(1);
+        out.set_rows(match queries {
+            Queries::All => qkv.num_rows,
+            Queries::First => num_sequences,
+        });
+        for (i, bounds) in cu_seqlens.windows(2).enumerate() {
+            let (first, end) = (bounds[0] as usize, bounds[1] as usize);
+            assert!(first < end && end <= qkv.num_rows, "rows of a sequence");
+            let len = end - first;
+            assert!(len <= scratch.max_length, "a sequence longer than the workspace");
+            let (num_queries, out_row) = match queries {
+                Queries::All => (len, first),
+                Queries::First => (1, i),
+            };
+            let sequence = Sequence { first, len, num_queries, out_row };
+            if qkv.forms().wide {
+                self.attend_f32(qkv, sequence, num_heads, scratch, out);
+            } else {
+                self.attend_bf16(qkv, sequence, num_heads, scratch, out);
+            }
+        }
+        self.encode(out);
+    }
+
+    fn attend_f32(
+        &self,
+        qkv: &Rows,
+        sequence: Sequence,
+        num_heads: usize,
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        let Sequence { first, len, num_queries, out_row } = sequence;
+        let out_stride = out.stride;
+        let args = AttentionArgs {
+            // SAFETY: `first` is a row of `qkv`.
+            qkv: unsafe { qkv.wide().as_ptr().add(first * qkv.stride) },
+            qkv_stride: qkv.stride,
+            len,
+            num_queries,
+            num_heads,
+            head_dim: scratch.head_dim,
+            // SAFETY: `out_row` is a row of `out`, sized by `attend`.
+            out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
+            out_stride,
+            work: Scratch::split(&mut scratch.data, self.kernels, len, scratch.head_dim),
+        };
+        // SAFETY: `with_isa` asked the CPU; `attend` compared rows and widths, `split` gave parts of the
+        // sizes that `len` needs, and `out` and the scratch are borrowed alone.
+        unsafe { (self.kernels.attention)(&args) };
+    }
+
+    fn attend_bf16(
+        &self,
+        qkv: &Rows,
+        sequence: Sequence,
+        num_heads: usize,
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self.isa == Isa::Amx {
+            let Sequence { first, len, num_queries, out_row } = sequence;
+            let (head_dim, out_stride) = (scratch.head_dim, out.stride);
+            assert!(scratch.tiles.len() >= amx::attention::work_bytes(len, head_dim), "workspace");
+            let args = amx::attention::AttentionArgs {
+                // SAFETY: `first` is a row of `qkv`.
+                qkv: unsafe { qkv.half().as_ptr().add(first * qkv.stride) },
+                qkv_stride: qkv.stride,
+                len,
+                num_queries,
+                num_heads,
+                head_dim,
+                // SAFETY: `out_row` is a row of `out`, sized by `attend`.
+                out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
+                out_stride,
+                work: scratch.tiles.as_mut_ptr(),
+            };
+            // SAFETY: `with_isa` asked the CPU; `attend` compared rows and widths, `Rows::new` keeps a block
+            // of rows after the last, and `out` and the scratch are borrowed alone.
+            unsafe { amx::attention::attention(&args) };
+            return;
+        }
+        for head in 0..num_heads {
+            self.attend_head(qkv, sequence, (head, num_heads), scratch, out);
+        }
+    }
+
+    /// One head by the f32 kernel, from bf16.
+    fn attend_head(
+        &self,
+        qkv: &Rows,
+        sequence: Sequence,
+        (head, num_heads): (usize, usize),
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        let Sequence { first, len, num_queries, out_row } = sequence;
+        let (dim, out_stride) = (scratch.head_dim, out.stride);
+        for (t, floats) in scratch.head.chunks_exact_mut(3 * dim).take(len).enumerate() {
+            let row = &qkv.half()[(first + t) * qkv.stride..];
+            for (part, floats) in floats.chunks_exact_mut(dim).enumerate() {
+                let numbers = &row[(part * num_heads + head) * dim..][..dim];
+                floats.iter_mut().zip(numbers).for_each(|(x, bf16)| *x = widen(*bf16));
+            }
+        }
+        let args = AttentionArgs {
+            qkv: scratch.head.as_ptr(),
+            qkv_stride: 3 * dim,
+            len,
+            num_queries,
+            num_heads: 1,
+            head_dim: dim,
+            // SAFETY: `out_row` is a row of `out`, and `head * dim` lies in it.
+            out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride + head * dim) },
+            out_stride,
+            work: Scratch::split(&mut scratch.data, self.kernels, len, dim),
+        };
+        // SAFETY: as in `attend_f32`; `head` holds the rows of this head.
+        unsafe { (self.kernels.attention)(&args) };
+    }
+}

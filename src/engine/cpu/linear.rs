@@ -1,0 +1,131 @@
+//! Linear layers: the kernel for the weight's precision, and the form its rows must have.
+
+use super::kernels::LinearArgs;
+use super::narrow::weight::Panels;
+use super::narrow::{self, EncodeArgs, Output, Source, Target};
+use super::weight::Weights;
+use super::{Cpu, Linear, Rows};
+use crate::engine::{Dtype, Epilogue};
+
+impl Cpu {
+    pub(super) fn multiply(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
+        assert_eq!(x.width, w.k, "columns to multiply");
+        assert_eq!(out.width, w.n, "columns to write");
+        assert!(out.stride >= w.num_panels() * w.panel, "room for whole panels");
+        out.set_rows(x.num_rows);
+        match &w.weights {
+            Weights::F32(panels) => self.multiply_f32(x, w, panels, epilogue, out),
+            Weights::Bf16(panels) | Weights::Int8(panels) => {
+                self.multiply_narrow(x, w, panels, epilogue, out);
+                // An activation lies between two linear layers, so the next one's form is due.
+                if epilogue != Epilogue::Bias {
+                    self.encode(out);
+                }
+            }
+        }
+    }
+
+    fn multiply_f32(
+        &self,
+        x: &Rows,
+        w: &Linear,
+        panels: &[f32],
+        epilogue: Epilogue,
+        out: &mut Rows,
+    ) {
+        assert_eq!(w.panel, self.kernels.panel, "a weight packed for these kernels");
+        let args = LinearArgs {
+            x: x.wide().as_ptr(),
+            x_stride: x.stride,
+            rows: x.num_rows,
+            k: w.k,
+            panels: panels.as_ptr(),
+            num_panels: w.num_panels(),
+            bias: w.bias.as_ptr(),
+            epilogue,
+            out_stride: out.stride,
+            out: out.wide_mut().as_mut_ptr(),
+        };
+        // SAFETY: `with_isa` asked the CPU; `multiply` compared the sizes, `Linear::pack` made whole panels
+        // and their bias, and `out` is borrowed alone.
+        unsafe { (self.kernels.linear)(&args) };
+    }
+
+    fn multiply_narrow(
+        &self,
+        x: &Rows,
+        w: &Linear,
+        panels: &Panels,
+        epilogue: Epilogue,
+        out: &mut Rows,
+    ) {
+        assert_eq!(w.panel, self.narrow.panel, "a weight packed for these kernels");
+        // What does not widen its rows leads back to the residual stream, where bf16 would cost precision;
+        // the others feed attention or, activated, a product.
+        let int8 = matches!(w.weights, Weights::Int8(_));
+        let (rows, codes, bytes) = if int8 {
+            let (bytes, codes) = x.codes();
+            (bytes.as_ptr(), codes.as_ptr(), 1)
+        } else {
+            (x.half().as_ptr().cast(), std::ptr::null(), 2)
+        };
+        assert!(x.stride * bytes >= panels.steps * narrow::STEP_BYTES, "rows of whole steps");
+        let args = narrow::LinearArgs {
+            x: rows,
+            x_stride_bytes: x.stride * bytes,
+            rows: x.num_rows,
+            steps: panels.steps,
+            panels: panels.panels.as_ptr(),
+            num_panels: w.num_panels(),
+            bias: w.bias.as_ptr(),
+            codes,
+            scales: panels.scales.as_ptr(),
+            sums: panels.sums.as_ptr(),
+            epilogue,
+            out_stride: out.stride,
+            out: if epilogue == Epilogue::Bias && w.n <= w.k {
+                Output::F32(out.wide_mut().as_mut_ptr())
+            } else {
+                Output::Bf16(out.half_mut().as_mut_ptr())
+            },
+        };
+        // SAFETY: `with_isa` asked the CPU; `multiply` compared the sizes, the rows have whole steps and
+        // `Rows::new` gave them whole blocks, `Panels::pack` made whole panels, and `out` is borrowed alone.
+        unsafe {
+            if int8 {
+                (self.narrow.linear_int8)(&args);
+            } else {
+                (self.narrow.linear_bf16)(&args);
+            }
+        }
+    }
+
+    /// Makes the form that a narrow product reads, from the f32 form if that holds, else from bf16.
+    ///
+    /// Operations do it for their results; what writes rows by hand calls it itself.
+    pub fn encode(&self, rows: &mut Rows) {
+        if self.dtype == Dtype::F32 {
+            return;
+        }
+        let (num_rows, width, stride) = (rows.num_rows, rows.width, rows.stride);
+        let parts = rows.parts();
+        let wide = parts.forms.wide;
+        assert!(wide || parts.forms.half, "rows to encode");
+        let to = match self.dtype {
+            Dtype::Int8 => {
+                parts.forms.codes = true;
+                Target::Codes(parts.bytes.as_mut_ptr(), parts.codes.as_mut_ptr())
+            }
+            _ if !wide => return,
+            _ => {
+                parts.forms.half = true;
+                Target::Bf16(parts.half.as_mut_ptr())
+            }
+        };
+        let from =
+            if wide { Source::F32(parts.wide.as_ptr()) } else { Source::Bf16(parts.half.as_ptr()) };
+        let args = EncodeArgs { from, to, rows: num_rows, width, stride };
+        // SAFETY: `with_isa` asked the CPU; every form has room for `num_rows` rows, and the two differ.
+        unsafe { (self.narrow.encode)(&args) };
+    }
+}

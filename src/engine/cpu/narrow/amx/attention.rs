@@ -1,0 +1,351 @@
+//! Softmax attention of one sequence, head by head, on tiles of bf16.
+//!
+//! Per head the keys are transposed and the values paired into packed tiles; then each block of 32 queries
+//! makes its scores, their softmax and the weighted values while they are in the first-level caches.
+
+use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, multiply, store_sums, zero_sums};
+use crate::engine::cpu::avx512;
+use crate::engine::cpu::simd::Simd;
+use std::arch::x86_64::*;
+
+/// Queries of a block, and keys and columns of two tiles.
+const BLOCK: usize = 32;
+/// Stands where no key is: its weight is lost in any sum.
+const NO_KEY: f32 = -1e30;
+const LANES: usize = S::LANES;
+
+type S = avx512::Avx512<true>;
+
+/// All heads of one sequence.
+#[derive(Debug)]
+pub(in crate::engine::cpu) struct AttentionArgs {
+    /// `[len, 3 * num_heads * head_dim]` bf16: query, key, value. Whole blocks of 32 rows, and 32 numbers
+    /// after each row's last, may be read; they are finite.
+    pub(in crate::engine::cpu) qkv: *const u16,
+    pub(in crate::engine::cpu) qkv_stride: usize,
+    pub(in crate::engine::cpu) len: usize,
+    /// Queries are the first `num_queries` rows.
+    pub(in crate::engine::cpu) num_queries: usize,
+    pub(in crate::engine::cpu) num_heads: usize,
+    pub(in crate::engine::cpu) head_dim: usize,
+    /// `[num_queries, num_heads * head_dim]`
+    pub(in crate::engine::cpu) out: *mut f32,
+    pub(in crate::engine::cpu) out_stride: usize,
+    /// [`work_bytes`] of them, aligned to a cache line.
+    pub(in crate::engine::cpu) work: *mut u8,
+}
+
+/// Bytes of the workspace's parts for sequences of `len` tokens, each a multiple of a cache line.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    /// `[len / 16][dim / 32]` tiles of 16 dwords of a key by 16 keys.
+    keys: usize,
+    /// `[len / 32][dim / 16]` tiles of 16 pairs of keys by 16 columns.
+    values: usize,
+    /// `[32][scores_stride]` f32
+    scores: usize,
+    /// `[32][weights_stride]` bf16
+    weights: usize,
+    /// `[32][32]` f32
+    tile: usize,
+    len: usize,
+    dim: usize,
+}
+
+impl Sizes {
+    fn new(len: usize, head_dim: usize) -> Self {
+        let (len, dim) = (len.next_multiple_of(BLOCK), head_dim.next_multiple_of(BLOCK));
+        let mut sizes = Self {
+            keys: 2 * len * dim,
+            values: 2 * len * dim,
+            scores: 0,
+            weights: 0,
+            tile: 0,
+            len,
+            dim,
+        };
+        sizes.scores = 4 * BLOCK * sizes.scores_stride();
+        sizes.weights = 2 * BLOCK * sizes.weights_stride();
+        sizes.tile = 4 * BLOCK * BLOCK;
+        sizes
+    }
+
+    /// A line more than the length keeps rows out of one another's cache set.
+    fn scores_stride(&self) -> usize {
+        self.len + STEP_BYTES / 4
+    }
+
+    fn weights_stride(&self) -> usize {
+        self.len + STEP_BYTES / 2
+    }
+}
+
+/// Bytes that sequences of up to `len` tokens need.
+pub(in crate::engine::cpu) fn work_bytes(len: usize, head_dim: usize) -> usize {
+    let sizes = Sizes::new(len, head_dim);
+    sizes.keys + sizes.values + sizes.scores + sizes.weights + sizes.tile
+}
+
+/// # Safety
+/// AMX and AVX-512 with BF16 are available; `args` describes valid memory and nothing overlaps.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")]
+pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
+    let sizes = Sizes::new(args.len, args.head_dim);
+    // SAFETY: the parts lie one after another in the workspace; `head` is in range.
+    unsafe {
+        let keys = args.work;
+        let values = keys.add(sizes.keys);
+        let scores = values.add(sizes.values);
+        let weights = scores.add(sizes.scores);
+        let tile = weights.add(sizes.weights);
+        let work = Work {
+            keys,
+            values,
+            scores: scores.cast(),
+            weights: weights.cast(),
+            tile: tile.cast(),
+            sizes,
+        };
+        let tiles = Tiles::configure();
+        for head in 0..args.num_heads {
+            pack_keys(args, head, &work);
+            pack_values(args, head, &work);
+            for first in (0..args.num_queries).step_by(BLOCK) {
+                block_of_queries(args, head, first, &work);
+            }
+        }
+        drop(tiles);
+    }
+}
+
+struct Work {
+    keys: *mut u8,
+    values: *mut u8,
+    scores: *mut f32,
+    weights: *mut u16,
+    tile: *mut f32,
+    sizes: Sizes,
+}
+
+/// # Safety
+/// As for [`attention`]; `first` is below `num_queries`.
+#[inline(always)]
+unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work: &Work) {
+    let Sizes { len, dim, .. } = work.sizes;
+    let (scores_stride, weights_stride) = (work.sizes.scores_stride(), work.sizes.weights_stride());
+    let rows = BLOCK.min(args.num_queries - first);
+    // SAFETY: offsets stay inside the workspace for this `len` and `dim`, and inside a block of queries.
+    unsafe {
+        let query = args.qkv.add(first * args.qkv_stride + head * args.head_dim).cast::<u8>();
+        let row_bytes = 2 * args.qkv_stride;
+        let steps = dim / BLOCK;
+        for key in (0..len).step_by(BLOCK) {
+            zero_sums();
+            for step in 0..steps {
+                let rows = query.add(step * STEP_BYTES);
+                let keys = work.keys.add((key / TILE_ROWS * steps + step) * TILE_BYTES);
+                multiply::<false>(&Operands {
+                    rows: [rows, rows.add(TILE_ROWS * row_bytes)],
+                    row_bytes,
+                    columns: [keys, keys.add(steps * TILE_BYTES)],
+                    column_bytes: STEP_BYTES,
+                });
+            }
+            store_sums(work.scores.add(key).cast(), 4 * scores_stride);
+        }
+        let mut scale = [0f32; BLOCK];
+        for (i, scale) in scale.iter_mut().enumerate().take(rows) {
+            let (scores, weights) =
+                (work.scores.add(i * scores_stride), work.weights.add(i * weights_stride));
+            *scale = 1.0 / softmax(scores, args.len, len, weights);
+        }
+        for column in (0..dim).step_by(BLOCK) {
+            zero_sums();
+            for key in (0..len).step_by(BLOCK) {
+                let weights = work.weights.add(key).cast::<u8>();
+                let values = work
+                    .values
+                    .add((key / BLOCK * (dim / TILE_ROWS) + column / TILE_ROWS) * TILE_BYTES);
+                multiply::<false>(&Operands {
+                    rows: [weights, weights.add(TILE_ROWS * 2 * weights_stride)],
+                    row_bytes: 2 * weights_stride,
+                    columns: [values, values.add(TILE_BYTES)],
+                    column_bytes: STEP_BYTES,
+                });
+            }
+            store_sums(work.tile.cast(), 4 * BLOCK);
+            let columns = BLOCK.min(args.head_dim - column);
+            for (i, scale) in scale.iter().enumerate().take(rows) {
+                let at = (first + i) * args.out_stride + head * args.head_dim + column;
+                store_scaled(work.tile.add(i * BLOCK), *scale, args.out.add(at), columns);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `tile` has 32 floats and `out` has `columns` of them, at most 32.
+#[inline(always)]
+unsafe fn store_scaled(tile: *const f32, scale: f32, out: *mut f32, columns: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = S::splat(scale);
+        for i in (0..columns).step_by(LANES) {
+            let x = S::mul(S::load(tile.add(i)), scale);
+            if columns - i < LANES {
+                S::store_part(out.add(i), columns - i, x);
+            } else {
+                S::store(out.add(i), x);
+            }
+        }
+    }
+}
+
+/// `2^x` on [-1/2, 1/2] within 1.1e-4 of it (Chebyshev fit of degree 3), a twentieth of a step of bf16.
+const EXP2: [f32; 4] = [0.999_924_6, 0.693_136_7, 0.242_639_5, 0.055_838_3];
+/// Below this `2^x` counts as `2^EXP2_MIN`: no denormals.
+const EXP2_MIN: f32 = -125.0;
+
+#[inline(always)]
+unsafe fn exp2(x: __m512) -> __m512 {
+    // SAFETY: the caller's CPU has AVX-512.
+    unsafe {
+        let x = S::max(x, S::splat(EXP2_MIN));
+        let n = S::round(x);
+        let r = S::sub(x, n);
+        let mut y = S::splat(EXP2[3]);
+        for c in EXP2[..3].iter().rev() {
+            y = S::fma(y, r, S::splat(*c));
+        }
+        S::scale2(y, n)
+    }
+}
+
+/// Writes `2^(score - max)` of the first `len` scores as bf16 weights, zeros up to `padded`, and returns
+/// their sum.
+///
+/// # Safety
+/// `scores` and `weights` are valid for `padded` numbers, a multiple of 32.
+#[inline(always)]
+unsafe fn softmax(scores: *mut f32, len: usize, padded: usize, weights: *mut u16) -> f32 {
+    // SAFETY: below `padded`.
+    unsafe {
+        for i in len..padded {
+            *scores.add(i) = NO_KEY;
+        }
+        let mut max = [S::splat(NO_KEY); 2];
+        for i in (0..padded).step_by(BLOCK) {
+            max[0] = S::max(max[0], S::load(scores.add(i)));
+            max[1] = S::max(max[1], S::load(scores.add(i + LANES)));
+        }
+        let max = S::splat(S::reduce_max(S::max(max[0], max[1])));
+        let mut sum = [S::splat(0.0); 2];
+        for i in (0..padded).step_by(BLOCK) {
+            let low = exp2(S::sub(S::load(scores.add(i)), max));
+            let high = exp2(S::sub(S::load(scores.add(i + LANES)), max));
+            sum = [S::add(sum[0], low), S::add(sum[1], high)];
+            let pair = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_si512(
+                weights.add(i).cast(),
+                std::mem::transmute::<__m512bh, __m512i>(pair),
+            );
+        }
+        S::reduce_add(S::add(sum[0], sum[1]))
+    }
+}
+
+/// Transposes one head's keys: tiles of 16 dwords of a key by 16 keys, zeros after the last key and after
+/// `head_dim`.
+///
+/// # Safety
+/// As for [`attention`].
+#[inline(always)]
+unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
+    let Sizes { len, dim, .. } = work.sizes;
+    let steps = dim / BLOCK;
+    // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
+    unsafe {
+        let keys = args.qkv.add((args.num_heads + head) * args.head_dim);
+        for first in (0..len).step_by(TILE_ROWS) {
+            for step in 0..steps {
+                let columns = BLOCK.min(args.head_dim - step * BLOCK);
+                let mask = (1u64 << columns).wrapping_sub(1) as __mmask32;
+                let mut rows = [_mm512_setzero_si512(); TILE_ROWS];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    if first + i < args.len {
+                        let key = keys.add((first + i) * args.qkv_stride + step * BLOCK);
+                        *row = _mm512_maskz_loadu_epi16(mask, key.cast());
+                    }
+                }
+                let tile = work.keys.add((first / TILE_ROWS * steps + step) * TILE_BYTES);
+                for (i, column) in transpose(rows).into_iter().enumerate() {
+                    _mm512_storeu_si512(tile.add(i * STEP_BYTES).cast(), column);
+                }
+            }
+        }
+    }
+}
+
+/// Transposes 16 by 16 dwords.
+#[inline(always)]
+unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller's CPU has AVX-512.
+    unsafe {
+        let mut a = rows;
+        // Dwords of two rows, then of four, side by side in each quarter.
+        for i in (0..16).step_by(2) {
+            a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        let mut b = a;
+        for i in (0..16).step_by(4) {
+            b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+            b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+            b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+            b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+        }
+        // Quarter q of b[4g + c] has dword 4q + c of rows 4g to 4g + 3.
+        let mut out = rows;
+        for c in 0..4 {
+            let low = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
+            let high = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
+            let low_2 = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
+            let high_2 = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
+            out[c] = _mm512_shuffle_i32x4::<0x88>(low, low_2);
+            out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low_2);
+            out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high_2);
+            out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high_2);
+        }
+        out
+    }
+}
+
+/// Pairs one head's values: tiles of 16 pairs of keys by 16 columns, zeros after the last key and after
+/// `head_dim`.
+///
+/// # Safety
+/// As for [`attention`].
+#[inline(always)]
+unsafe fn pack_values(args: &AttentionArgs, head: usize, work: &Work) {
+    let Sizes { len, dim, .. } = work.sizes;
+    // SAFETY: values begin after all heads' queries and keys; masked loads read inside a head.
+    unsafe {
+        let values = args.qkv.add((2 * args.num_heads + head) * args.head_dim);
+        for pair in 0..len / 2 {
+            let tiles = work.values.add(pair / TILE_ROWS * (dim / TILE_ROWS) * TILE_BYTES);
+            for column in (0..dim).step_by(TILE_ROWS) {
+                let columns = TILE_ROWS.min(args.head_dim.saturating_sub(column));
+                let mask = ((1u32 << columns) - 1) as __mmask16;
+                let load = |key: usize| {
+                    let mask = if key < args.len { mask } else { 0 };
+                    let value = values.wrapping_add(key * args.qkv_stride + column);
+                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, value.cast()))
+                };
+                let (even, odd) = (load(2 * pair), load(2 * pair + 1));
+                let dwords = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
+                let tile = tiles.add(column / TILE_ROWS * TILE_BYTES);
+                _mm512_storeu_si512(tile.add(pair % TILE_ROWS * STEP_BYTES).cast(), dwords);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! AVX-512: `vpdpbusd` where VNNI is, `vdpbf16ps` where BF16 is, or the AVX2 way and f32 elsewhere.
+
+use super::lanes::Lanes;
+use super::tile::{Dot, WidenedBf16, narrow_table};
+use crate::engine::cpu::avx512::Avx512;
+use std::arch::x86_64::*;
+
+// SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
+impl<const BF16: bool> Lanes for Avx512<BF16> {
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> __m512 {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, v: __m512) {
+        unsafe {
+            if BF16 {
+                let narrow: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+                return _mm256_storeu_si256(p.cast(), narrow);
+            }
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(rounded));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_u8(p: *mut u8, v: __m512) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(p: *const u32) -> [__m512; 2] {
+        unsafe {
+            let pairs = _mm512_loadu_si512(p.cast());
+            let high = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm512_slli_epi32::<16>(pairs), high].map(|bits| _mm512_castsi512_ps(bits))
+        }
+    }
+}
+
+/// `vpdpbusd`: four bytes to a sum.
+pub(super) struct Vnni;
+
+// SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
+impl Dot for Vnni {
+    type Row = __m512i;
+    type Columns = __m512i;
+    type Sums = __m512i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn row(p: *const u32) -> __m512i {
+        unsafe { _mm512_set1_epi32(*p as i32) }
+    }
+    #[inline(always)]
+    unsafe fn columns(p: *const u32) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, row: __m512i, columns: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sums, row, columns) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u32, sums: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), sums) }
+    }
+}
+
+/// `vpmaddwd` on bytes widened to 16 bits: exact, where `vpmaddubsw` would saturate. The even and the odd
+/// pairs of a dword have sums of their own.
+pub(super) struct Madd;
+
+// SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
+impl Dot for Madd {
+    type Row = [__m512i; 2];
+    type Columns = [__m512i; 2];
+    type Sums = __m512i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn row(p: *const u32) -> [__m512i; 2] {
+        unsafe {
+            // Bytes 0 and 2, bytes 1 and 3, each as 16 bits.
+            [(*p & 0x00ff_00ff), (*p >> 8 & 0x00ff_00ff)].map(|x| _mm512_set1_epi32(x as i32))
+        }
+    }
+    #[inline(always)]
+    unsafe fn columns(p: *const u32) -> [__m512i; 2] {
+        unsafe {
+            let bytes = _mm512_loadu_si512(p.cast());
+            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes));
+            [even, _mm512_srai_epi16::<8>(bytes)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, row: [__m512i; 2], columns: [__m512i; 2]) -> __m512i {
+        unsafe {
+            let even = _mm512_madd_epi16(row[0], columns[0]);
+            let odd = _mm512_madd_epi16(row[1], columns[1]);
+            _mm512_add_epi32(sums, _mm512_add_epi32(even, odd))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u32, sums: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), sums) }
+    }
+}
+
+/// `vdpbf16ps`: two bf16 to a sum. It flushes denormals, and rounds as it likes.
+pub(super) struct DotBf16;
+
+// SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
+impl Dot for DotBf16 {
+    type Row = __m512bh;
+    type Columns = __m512bh;
+    type Sums = __m512;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn row(p: *const u32) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_set1_epi32(*p as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn columns(p: *const u32) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_loadu_si512(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512, row: __m512bh, columns: __m512bh) -> __m512 {
+        unsafe { _mm512_dpbf16_ps(sums, row, columns) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u32, sums: __m512) {
+        unsafe { _mm512_storeu_ps(p.cast(), sums) }
+    }
+}
+
+narrow_table!(
+    AVX512, avx512, Avx512, "avx512f,avx512bw", vectors: 2,
+    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8
+);
+narrow_table!(
+    VNNI, vnni, Avx512, "avx512f,avx512bw,avx512vnni", vectors: 2,
+    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8
+);
+narrow_table!(
+    BF16, bf16, Avx512<true>, "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16", vectors: 2,
+    int8: Vnni, 8, bf16: DotBf16, 8
+);

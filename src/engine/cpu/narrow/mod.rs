@@ -1,0 +1,111 @@
+//! Products of narrow numbers: bf16 by bf16 into f32, and u8 by s8 into i32.
+//!
+//! Both are told in dwords: two bf16 or four bytes of k side by side, so that a weight panel is
+//! `[k in dwords][panel columns]` for every instruction set, and 64 bytes of k are one step of a tile. The
+//! raw sums of a tile lie in a small buffer before bias, scales and activation turn them into bf16.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+pub(super) mod encode;
+pub(super) mod finish;
+pub(super) mod lanes;
+pub(super) mod portable;
+pub(super) mod tile;
+pub(super) mod weight;
+
+use super::kernels::NormArgs;
+use crate::engine::Epilogue;
+
+/// Bytes of k in one step: a row of an AMX tile, and what rows and weights are padded to.
+pub(super) const STEP_BYTES: usize = 64;
+pub(super) const STEP_DWORDS: usize = STEP_BYTES / 4;
+/// Rows are stored in whole blocks of so many: a tile computes rows beyond the last, and drops them.
+pub(super) const BLOCK_ROWS: usize = 32;
+
+/// The narrow kernels of one instruction set.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    /// Columns of a weight panel.
+    pub(super) panel: usize,
+    pub(super) linear_int8: unsafe fn(&LinearArgs),
+    pub(super) linear_bf16: unsafe fn(&LinearArgs),
+    pub(super) encode: unsafe fn(&EncodeArgs),
+    /// [`NormArgs`] whose update is bf16.
+    pub(super) add_norm: unsafe fn(&NormArgs<u16>),
+}
+
+/// How the bytes of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no
+/// score depends on batch mates.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(C)]
+pub(super) struct Code {
+    pub(super) scale: f32,
+    /// A whole number in [0, 255].
+    pub(super) zero: f32,
+}
+
+/// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
+#[derive(Debug)]
+pub(super) struct LinearArgs {
+    /// bf16 or codes; whole blocks of [`BLOCK_ROWS`] rows may be read.
+    pub(super) x: *const u8,
+    pub(super) x_stride_bytes: usize,
+    pub(super) rows: usize,
+    /// k in steps of [`STEP_BYTES`].
+    pub(super) steps: usize,
+    /// `[num_panels][steps * STEP_DWORDS][panel]` dwords.
+    pub(super) panels: *const u8,
+    pub(super) num_panels: usize,
+    /// `[num_panels * panel]`
+    pub(super) bias: *const f32,
+    /// For int8 `[rows]`; else null.
+    pub(super) codes: *const Code,
+    /// `[num_panels * panel]`: what one stands for in each column.
+    pub(super) scales: *const f32,
+    /// For int8 `[num_panels * panel]`, the sum of a column's codes; else null.
+    pub(super) sums: *const f32,
+    pub(super) epilogue: Epilogue,
+    /// Whole panels are written: `out_stride >= num_panels * panel`.
+    pub(super) out: Output,
+    pub(super) out_stride: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Output {
+    F32(*mut f32),
+    Bf16(*mut u16),
+}
+
+/// Where the numbers to encode are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source {
+    F32(*const f32),
+    Bf16(*const u16),
+}
+
+/// Where they go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    Bf16(*mut u16),
+    Codes(*mut u8, *mut Code),
+}
+
+/// Rows in another form; all forms have the same stride in elements, a multiple of [`STEP_BYTES`].
+#[derive(Debug)]
+pub(super) struct EncodeArgs {
+    pub(super) from: Source,
+    pub(super) to: Target,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) stride: usize,
+}
+
+/// The number that the upper half of an f32's bits stands for.
+#[inline(always)]
+pub(super) fn widen(bf16: u16) -> f32 {
+    f32::from_bits(u32::from(bf16) << 16)
+}

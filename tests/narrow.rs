@@ -1,0 +1,263 @@
+//! In bf16 and int8 every instruction set of this machine gives what the portable kernels give, and those what
+//! f64 gives.
+
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use rerankd::engine::cpu::{Cpu, Isa, Rows};
+use rerankd::engine::packed::Packed;
+use rerankd::engine::{Backend, Dtype, Epilogue, LinearInit, NormInit, Queries};
+
+const NARROW: [Dtype; 2] = [Dtype::Bf16, Dtype::Int8];
+
+/// A step of bf16, relative to the number.
+const BF16_STEP: f32 = 1.0 / 128.0;
+
+/// Values in [-1, 1) that depend on nothing but `seed`.
+fn values(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(next).collect()
+}
+
+fn portable(dtype: Dtype) -> Cpu {
+    Cpu::with_isa(Isa::Portable, dtype).expect("every machine has it")
+}
+
+/// All kernels but the reference.
+fn simd(dtype: Dtype) -> impl Iterator<Item = Cpu> {
+    let simd = Isa::distinct(dtype).filter(|isa| *isa != Isa::Portable);
+    simd.filter_map(move |isa| Cpu::with_isa(isa, dtype))
+}
+
+fn rows(cpu: &Cpu, num_rows: usize, width: usize, values: &[f32]) -> Rows {
+    let mut rows = cpu.rows(num_rows, width).unwrap();
+    rows.set_rows(num_rows);
+    for (i, values) in values.chunks_exact(width).enumerate() {
+        rows.row_mut(i).copy_from_slice(values);
+    }
+    cpu.encode(&mut rows);
+    rows
+}
+
+fn read(cpu: &Cpu, rows: &Rows) -> Vec<f32> {
+    let mut out = vec![0.0; rows.num_rows() * rows.width()];
+    cpu.read(rows, &mut out).unwrap();
+    out
+}
+
+fn linear(cpu: &Cpu, m: usize, n: usize, k: usize, epilogue: Epilogue, seed: u64) -> Rows {
+    let (weight, bias) = (values(seed, n * k), values(seed + 1, n));
+    let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
+    let mut out = cpu.rows(m, n).unwrap();
+    cpu.linear(&rows(cpu, m, k, &values(seed + 2, m * k)), &w, epilogue, &mut out);
+    out
+}
+
+fn assert_close(cpu: &Cpu, got: &[f32], expected: &[f32], absolute: f32, relative: f32) {
+    assert_eq!(got.len(), expected.len());
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let bound = absolute + relative * expected.abs();
+        assert!(
+            (got - expected).abs() <= bound,
+            "{:?} in {:?}: element {i} is {got}, not {expected} ({bound:e})",
+            cpu.isa(),
+            cpu.dtype()
+        );
+    }
+}
+
+const EPILOGUES: [Epilogue; 5] = [
+    Epilogue::Bias,
+    Epilogue::BiasGelu,
+    Epilogue::BiasGeluTanh,
+    Epilogue::BiasRelu,
+    Epilogue::BiasTanh,
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Sums of bytes are exact and the same operations follow, so nothing may differ.
+    #[test]
+    fn int8_products_have_the_bits_of_the_reference(
+        m in 1usize..70, n in 1usize..100, k in 1usize..200, seed in 0u64..1000,
+    ) {
+        let expected = read(&portable(Dtype::Int8), &linear(&portable(Dtype::Int8), m, n, k, Epilogue::Bias, seed));
+        for cpu in simd(Dtype::Int8) {
+            let got = read(&cpu, &linear(&cpu, m, n, k, Epilogue::Bias, seed));
+            let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&got), bits(&expected), "{:?}", cpu.isa());
+        }
+    }
+
+    #[test]
+    fn linear_gives_the_reference_for_any_size(
+        m in 1usize..70, n in 1usize..100, k in 1usize..200, act in 0usize..5, seed in 0u64..1000,
+    ) {
+        for dtype in NARROW {
+            let expected = read(&portable(dtype), &linear(&portable(dtype), m, n, k, EPILOGUES[act], seed));
+            for cpu in simd(dtype) {
+                let got = read(&cpu, &linear(&cpu, m, n, k, EPILOGUES[act], seed));
+                // GELU's own error; f32 sums in another order; and a rounding to bf16 that may tip over.
+                let absolute = 4e-5 + k as f32 * f32::EPSILON;
+                assert_close(&cpu, &got, &expected, absolute, BF16_STEP);
+            }
+        }
+    }
+
+    #[test]
+    fn an_activation_feeds_the_next_product(
+        m in 1usize..40, hidden in 1usize..90, inner in 1usize..90, seed in 0u64..1000,
+    ) {
+        for dtype in NARROW {
+            let two = |cpu: &Cpu| {
+                let inner_rows = linear(cpu, m, inner, hidden, Epilogue::BiasGelu, seed);
+                let (weight, bias) = (values(seed + 5, hidden * inner), vec![0.5; hidden]);
+                let init = LinearInit { weight: &weight, bias: &bias, n: hidden, k: inner };
+                let mut out = cpu.rows(m, hidden).unwrap();
+                cpu.linear(&inner_rows, &cpu.prepare_linear(&init).unwrap(), Epilogue::Bias, &mut out);
+                read(cpu, &out)
+            };
+            let expected = two(&portable(dtype));
+            for cpu in simd(dtype) {
+                // A number between two codes may fall to either: one step of the largest, in some products.
+                let step = (hidden as f32).sqrt() / 255.0;
+                assert_close(&cpu, &two(&cpu), &expected, step * (inner as f32).sqrt(), BF16_STEP);
+            }
+        }
+    }
+
+    #[test]
+    fn attention_gives_the_reference_for_any_size(
+        lens in prop::collection::vec(1usize..80, 1..4),
+        heads in 1usize..4, dim in 1usize..13, seed in 0u64..1000,
+    ) {
+        let dim = 8 * dim;
+        let num_tokens = lens.iter().sum();
+        let mut batch = Packed::with_capacity(0, lens.len());
+        lens.iter().for_each(|len| batch.push(&vec![0; *len], *len));
+        for dtype in NARROW {
+            let attention = |cpu: &Cpu| {
+                // Four columns in, so that scores stay small: their error is theirs times a step of bf16.
+                let qkv = linear(cpu, num_tokens, 3 * heads * dim, 4, Epilogue::Bias, seed);
+                let mut scratch = cpu.scratch(80, dim).unwrap();
+                [Queries::All, Queries::First].map(|queries| {
+                    let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
+                    cpu.attention(&qkv, &batch, queries, heads, &mut scratch, &mut out);
+                    read(cpu, &out)
+                })
+            };
+            let expected = attention(&portable(dtype));
+            for cpu in simd(dtype) {
+                for (got, expected) in attention(&cpu).iter().zip(&expected) {
+                    assert_close(&cpu, got, expected, 0.05, BF16_STEP);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_norm_takes_an_update_in_bf16(
+        m in 1usize..5, width in 5usize..200, seed in 0u64..1000,
+    ) {
+        for dtype in NARROW {
+            let norm = |cpu: &Cpu| {
+                let (gamma, beta) = (values(seed, width), values(seed + 1, width));
+                let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
+                let mut hidden = rows(cpu, m, width, &values(seed + 2, m * width));
+                // Wider than its input, so in bf16; few columns in, so hardly a rounding differs.
+                let update = linear(cpu, m, width, 4, Epilogue::Bias, seed + 3);
+                cpu.residual_norm(&mut hidden, &update, &norm);
+                read(cpu, &hidden)
+            };
+            let expected = norm(&portable(dtype));
+            for cpu in simd(dtype) {
+                assert_close(&cpu, &norm(&cpu), &expected, 0.02, 0.0);
+            }
+        }
+    }
+}
+
+/// Against f64, with the most that rounding x and w can do to each product.
+#[test]
+fn the_portable_product_is_the_product_within_its_rounding() {
+    let (m, n, k) = (3, 5, 70);
+    for dtype in NARROW {
+        let got = read(&portable(dtype), &linear(&portable(dtype), m, n, k, Epilogue::Bias, 7));
+        let (weight, bias, x) = (values(7, n * k), values(8, n), values(9, m * k));
+        // Codes of [-1, 1] have steps of 2 / 255 and 1 / 127, and bf16 of 2^-8 below one.
+        let (x_error, w_error) = match dtype {
+            Dtype::Int8 => (1.0 / 255.0, 0.5 / 127.0),
+            _ => (1.0 / 512.0, 1.0 / 512.0),
+        };
+        for i in 0..m {
+            for j in 0..n {
+                let (mut exact, mut bound) = (f64::from(bias[j]), 1e-4);
+                for p in 0..k {
+                    let (x, w) = (f64::from(x[i * k + p]), f64::from(weight[j * k + p]));
+                    exact += x * w;
+                    bound += x.abs() * w_error + w.abs() * x_error + x_error * w_error;
+                }
+                let error = (f64::from(got[i * n + j]) - exact).abs();
+                assert!(error <= bound, "{dtype:?} ({i}, {j}): {error} beyond {bound}");
+                assert!(error > 1e-7, "{dtype:?} ({i}, {j}) was computed wide");
+            }
+        }
+    }
+}
+
+/// A weight that is whole numbers times a scale by row, as int8 checkpoints have it, is held exactly.
+#[test]
+fn weights_stored_as_int8_lose_nothing() {
+    let (n, k) = (4, 40);
+    let code = |i: usize| if i.is_multiple_of(k) { 127 } else { (i * 37 % 255) as i32 - 127 };
+    let weight: Vec<f32> =
+        (0..n * k).map(|i| code(i) as f32 * 0.013 / (1 + i / k) as f32).collect();
+    for dtype in NARROW {
+        for isa in Isa::distinct(dtype) {
+            let Some(cpu) = Cpu::with_isa(isa, dtype) else { continue };
+            let init = LinearInit { weight: &weight, bias: &vec![0.0; n], n, k };
+            // Rows of a single one read the weight back.
+            let mut ones = vec![0.0; k * k];
+            (0..k).for_each(|i| ones[i * k + i] = 1.0);
+            let mut out = cpu.rows(k, n).unwrap();
+            cpu.linear(
+                &rows(&cpu, k, k, &ones),
+                &cpu.prepare_linear(&init).unwrap(),
+                Epilogue::Bias,
+                &mut out,
+            );
+            for (i, got) in read(&cpu, &out).iter().enumerate() {
+                let expected = weight[i % n * k + i / n];
+                assert!((got - expected).abs() <= 1e-6 * expected.abs(), "{isa:?} {dtype:?} {i}");
+            }
+        }
+    }
+}
+
+/// A row of zeros has no scale; a row with a NaN must not look like numbers.
+#[test]
+fn rows_of_zeros_give_the_bias_and_rows_of_nan_give_nan() {
+    let (n, k) = (40, 50);
+    let (weight, bias) = (values(1, n * k), values(2, n));
+    for dtype in NARROW {
+        for isa in Isa::distinct(dtype) {
+            let Some(cpu) = Cpu::with_isa(isa, dtype) else { continue };
+            let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
+            let mut x = vec![0.0; 2 * k];
+            x[k..].fill(f32::NAN);
+            let mut out = cpu.rows(2, n).unwrap();
+            cpu.linear(&rows(&cpu, 2, k, &x), &w, Epilogue::Bias, &mut out);
+            let got = read(&cpu, &out);
+            assert_eq!(&got[..n], &bias[..], "{isa:?} {dtype:?}");
+            assert!(got[n..].iter().all(|x| x.is_nan()), "{isa:?} {dtype:?}");
+        }
+    }
+}
