@@ -86,6 +86,7 @@ pub fn run(launch: &Launch<'_>, global: &mut GlobalMemory) -> Result<Counters, F
     let shared = SharedMemory::new(shared_bytes, launch.settings.detect_races);
     let mut context = Context { launch, global, shared, counters: Counters::default() };
     let template = block::template(launch);
+    let mut warps = block::warps(launch);
     let mut random = Random::new(launch.settings.seed);
     let blocks = launch.grid.count();
     // A stride without common factor visits every block once: a shuffle with no list.
@@ -99,7 +100,7 @@ pub fn run(launch: &Launch<'_>, global: &mut GlobalMemory) -> Result<Counters, F
         let at = (start + step as u64) % blocks;
         let position = launch.grid.position(at);
         context.shared.reset();
-        block::run(&mut context, &template, position, &mut random)
+        block::run(&mut context, &mut warps, &template, position, &mut random)
             .map_err(|fault| describe(launch, position, fault))?;
         context.counters.blocks += 1;
     }
