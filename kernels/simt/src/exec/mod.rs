@@ -12,7 +12,7 @@ mod wgmma;
 use crate::counters::Counters;
 use crate::fault::{Dim3, Fault, FaultKind};
 use crate::memory::global::GlobalMemory;
-use crate::memory::shared::SharedMemory;
+use crate::memory::shared::{Access, SharedMemory};
 use crate::program::Kernel;
 use crate::random::Random;
 
@@ -75,6 +75,13 @@ struct Context<'a> {
     global: &'a mut GlobalMemory,
     shared: SharedMemory,
     counters: Counters,
+}
+
+impl Context<'_> {
+    /// The access of a lane, or of all of them, in the instruction that runs.
+    fn access(&self, warp: u8, lane: Option<usize>) -> Access {
+        Access { warp, lane: lane.map(|lane| lane as u8), step: self.counters.instructions as u32 }
+    }
 }
 
 /// Runs every block of `launch`, in an order drawn from the seed.

@@ -267,7 +267,8 @@ impl Warp {
             Op::Branch { target } => return Ok(Next::Jump { target: *target, taken: mask }),
             Op::Exit => return Ok(Next::Exit { lanes: mask }),
             Op::Trap => return Err(FaultKind::Trap.into()),
-            Op::Fence | Op::WarpSync { .. } => {}
+            Op::Fence => {}
+            Op::WarpSync { .. } => context.shared.sync_warp(self.id),
             Op::ProxyFence => context.shared.fence_proxy(self.id),
             Op::Barrier { id, threads, arrive_only } => {
                 let first = mask.trailing_zeros() as usize;
