@@ -79,6 +79,10 @@ pub enum FaultKind {
     Memory(#[from] MemoryFault),
     #[error("shared memory race ({kind:?}) at offset {offset} with warp {other_warp}")]
     Race { kind: RaceKind, offset: u32, other_warp: u32 },
+    #[error(
+        "shared memory race ({kind:?}) at offset {offset} of lanes of one warp, not synchronised"
+    )]
+    LaneRace { kind: RaceKind, offset: u32 },
     #[error("shared offset {offset} is the target of a cp.async that nobody waited for")]
     MissingWait { offset: u32 },
     #[error("shared offset {offset} is written while a wgmma reads it: its wait comes later")]

@@ -22,9 +22,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What it checks: bounds, alignment and life of every access; races on shared memory between warps;
-//! barriers and warp-wide instructions met by some lanes only; cp.async read before its wait. What it
-//! cannot see: time, occupancy, caches, the memory model between blocks, lanes of one warp racing.
+//! What it checks: bounds, alignment and life of every access; races on shared memory between warps and
+//! between the lanes of one; barriers and warp-wide instructions met by some lanes only; cp.async and
+//! wgmma used before their wait, or without their fences. What it cannot see: time, occupancy, caches,
+//! the memory model between blocks.
 
 pub mod alu;
 pub mod counters;

@@ -52,6 +52,46 @@ fn two_warps_writing_one_word_race() {
     passes("red.shared.add.u32 [smem], 1;", 64);
 }
 
+const NEIGHBOUR: &str = "st.shared.b32 [s], tid; {sync}
+    xor.b32 %r1, tid, 1; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %r7;
+    ld.shared.b32 %r2, [%r1]; {again} st.shared.b32 [s], %r2;";
+
+#[test]
+fn lanes_of_one_warp_need_a_sync_as_warps_need_a_barrier() {
+    let body =
+        |sync: &str, again: &str| NEIGHBOUR.replace("{sync}", sync).replace("{again}", again);
+    let early = fault(&body("", "bar.warp.sync 0xffffffff;"), 32);
+    assert_eq!(early, FaultKind::LaneRace { kind: RaceKind::ReadAfterWrite, offset: 4 });
+    let late = fault(&body("bar.warp.sync 0xffffffff;", ""), 32);
+    assert_eq!(late, FaultKind::LaneRace { kind: RaceKind::WriteAfterRead, offset: 0 });
+    // A shuffle brings the lanes together and orders no memory.
+    let shuffled = "shfl.sync.bfly.b32 %r3, tid, 1, 31, 0xffffffff;";
+    assert!(matches!(fault(&body(shuffled, ""), 32), FaultKind::LaneRace { .. }));
+    passes(&body("bar.warp.sync 0xffffffff;", "bar.warp.sync 0xffffffff;"), 32);
+    passes(&body("bar.sync 0;", "bar.sync 0;"), 32);
+}
+
+#[test]
+fn ldmatrix_reads_what_no_lane_has_just_written() {
+    let body = "st.shared.v4.b32 [s], {tid, tid, tid, tid}; {sync}
+        ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [s];";
+    let body = format!("shl.b32 s, lane, 4; add.s32 s, s, %r7; {body}");
+    let race = fault(&body.replace("{sync}", ""), 32);
+    assert!(matches!(race, FaultKind::LaneRace { .. }), "{race}");
+    passes(&body.replace("{sync}", "bar.warp.sync 0xffffffff;"), 32);
+}
+
+#[test]
+fn a_copy_that_one_lane_has_waited_for_is_not_yet_the_others() {
+    let body = "cp.async.ca.shared.global [s], [p], 4; cp.async.commit_group;
+        cp.async.wait_group 0; {sync}
+        xor.b32 %r1, tid, 1; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %r7;
+        ld.shared.b32 %r2, [%r1];";
+    let race = fault(&body.replace("{sync}", ""), 32);
+    assert!(matches!(race, FaultKind::LaneRace { .. }), "{race}");
+    passes(&body.replace("{sync}", "bar.warp.sync 0xffffffff;"), 32);
+}
+
 #[test]
 fn a_race_is_found_whatever_the_order_of_warps() {
     for seed in 0..16 {

@@ -113,7 +113,10 @@ fn read<'m>(
 ) -> Result<&'m [u8], FaultKind> {
     Ok(match target {
         Target::Global(at) => context.global.read(at, u64::from(bytes), u64::from(bytes))?,
-        Target::Shared(offset) => context.shared.read(warp.id, offset, bytes, bytes)?,
+        Target::Shared(offset) => {
+            let access = context.access(warp.id, Some(lane));
+            context.shared.read(access, offset, bytes, bytes)?
+        }
         Target::Local(offset) => {
             let size = warp.local_bytes as usize;
             let range = small(size, offset, bytes)?;
@@ -135,7 +138,10 @@ fn write<'m>(
 ) -> Result<&'m mut [u8], FaultKind> {
     Ok(match target {
         Target::Global(at) => context.global.write(at, u64::from(bytes), u64::from(bytes))?,
-        Target::Shared(offset) => context.shared.write(warp.id, offset, bytes, bytes)?,
+        Target::Shared(offset) => {
+            let access = context.access(warp.id, Some(lane));
+            context.shared.write(access, offset, bytes, bytes)?
+        }
         Target::Local(offset) => {
             let size = warp.local_bytes as usize;
             let range = small(size, offset, bytes)?;

@@ -26,7 +26,8 @@ pub fn run(
                 .write(at, u64::from(bytes), u64::from(bytes))
                 .map_err(|fault| blame(fault.into()))?,
             Target::Shared(offset) => {
-                context.shared.atomic(warp.id, offset, bytes).map_err(blame)?
+                let access = context.access(warp.id, Some(lane));
+                context.shared.atomic(access, offset, bytes).map_err(blame)?
             }
             Target::Local(_) | Target::Param(_) => {
                 return Err(blame(FaultKind::Unsupported { what: "atomic on this space".into() }));

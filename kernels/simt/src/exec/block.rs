@@ -69,23 +69,32 @@ fn special(launch: &Launch<'_>, block: Dim3, warp: usize, lane: usize, which: Sp
     })
 }
 
-fn warps(launch: &Launch<'_>, template: &[Lanes], block: Dim3) -> Vec<Warp> {
+/// A block's warps. Their memory serves one block after another: a megabyte of slots for each is not
+/// rare, and the pages of a fresh one would cost more than most kernels.
+pub fn warps(launch: &Launch<'_>) -> Vec<Warp> {
     let threads = launch.block.count() as usize;
+    let (num_slots, local_bytes) = (launch.kernel.num_slots, launch.kernel.local_bytes);
     (0..threads.div_ceil(WARP_LANES))
         .map(|id| {
             let lanes = (threads - id * WARP_LANES).min(WARP_LANES) as u32;
-            let mut slots = template.to_vec();
-            for &(slot, which) in &launch.kernel.specials {
-                slots[slot as usize] =
-                    std::array::from_fn(|lane| special(launch, block, id, lane, which));
-            }
-            Warp::new(id as u8, slots, u32::MAX >> (32 - lanes), launch.kernel.local_bytes)
+            Warp::new(id as u8, num_slots, u32::MAX >> (32 - lanes), local_bytes)
         })
         .collect()
 }
 
-struct Block {
-    warps: Vec<Warp>,
+/// Makes the warps those of the block at `position`, at its beginning.
+fn reset(warps: &mut [Warp], launch: &Launch<'_>, template: &[Lanes], position: Dim3) {
+    for (id, warp) in warps.iter_mut().enumerate() {
+        warp.reset(template);
+        for &(slot, which) in &launch.kernel.specials {
+            warp.slots[slot as usize] =
+                std::array::from_fn(|lane| special(launch, position, id, lane, which));
+        }
+    }
+}
+
+struct Block<'w> {
+    warps: &'w mut [Warp],
     states: Vec<State>,
     barriers: [Barrier; BARRIERS],
 }
@@ -93,11 +102,12 @@ struct Block {
 /// Runs the block at `position` to its end.
 pub fn run(
     context: &mut Context<'_>,
+    warps: &mut [Warp],
     template: &[Lanes],
     position: Dim3,
     random: &mut Random,
 ) -> Result<(), WarpFault> {
-    let warps = warps(context.launch, template, position);
+    reset(warps, context.launch, template, position);
     let states = vec![State::Ready; warps.len()];
     let mut block = Block { warps, states, barriers: Default::default() };
     let mut order: Vec<usize> = (0..block.warps.len()).collect();
@@ -111,7 +121,7 @@ pub fn run(
             }
         }
         if block.states.iter().all(|&state| state == State::Done) {
-            return wgmma::check_warpgroups(&block.warps).map_err(|(warp, kind)| WarpFault {
+            return wgmma::check_warpgroups(block.warps).map_err(|(warp, kind)| WarpFault {
                 warp,
                 pc: None,
                 fault: kind.into(),
@@ -123,7 +133,7 @@ pub fn run(
     }
 }
 
-impl Block {
+impl Block<'_> {
     fn turn(&mut self, context: &mut Context<'_>, id: usize) -> Result<(), WarpFault> {
         let warp = &mut self.warps[id];
         let stop = warp.run(context, QUANTUM).map_err(|fault| WarpFault {

@@ -66,7 +66,8 @@ pub fn issue(
             data[..wanted as usize].copy_from_slice(source);
             touched.add(lane, global);
         }
-        context.shared.start_copy(warp.id, offset, copy.bytes).map_err(blame)?;
+        let access = context.access(warp.id, Some(lane));
+        context.shared.start_copy(access, offset, copy.bytes).map_err(blame)?;
         let group = warp.copies.committed[lane];
         let bytes = copy.bytes;
         warp.copies.pending.push(Copy { lane, group, offset, bytes, data });
@@ -90,7 +91,8 @@ pub fn wait(warp: &mut Warp, context: &mut Context<'_>, pending_groups: Option<u
             && pending_groups
                 .is_none_or(|pending| copy.group.saturating_add(pending) < committed[copy.lane]);
         if done {
-            context.shared.finish_copy(id, copy.offset, &copy.data[..copy.bytes as usize]);
+            let access = context.access(id, Some(copy.lane));
+            context.shared.finish_copy(access, copy.offset, &copy.data[..copy.bytes as usize]);
         }
         !done
     });

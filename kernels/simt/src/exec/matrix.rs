@@ -41,13 +41,14 @@ pub fn load(
     dst: &[Slot],
 ) -> Result<(), LaneFault> {
     context.counters.ldmatrix_requests += 1;
+    let access = context.access(warp.id, None);
     let mut results: [Lanes; 4] = [[0; WARP_LANES]; 4];
     for (index, result) in results.iter_mut().enumerate().take(dst.len()) {
         let rows = rows(warp, address, index);
         context.counters.ldmatrix_bank_conflicts += bank_conflicts(&rows, ROW_BYTES);
         let mut matrix = [[0u8; ROW_BYTES as usize]; 8];
         for (row, data) in matrix.iter_mut().enumerate() {
-            let read = context.shared.read(warp.id, rows[row].1, ROW_BYTES, ROW_BYTES);
+            let read = context.shared.read(access, rows[row].1, ROW_BYTES, ROW_BYTES);
             let lane = 8 * index + row;
             data.copy_from_slice(read.map_err(|kind: FaultKind| LaneFault { lane, kind })?);
         }
@@ -71,6 +72,7 @@ pub fn store(
     transposed: bool,
     src: &[Slot],
 ) -> Result<(), LaneFault> {
+    let access = context.access(warp.id, None);
     for (index, &src) in src.iter().enumerate() {
         let rows = rows(warp, address, index);
         context.counters.shared_bank_conflicts += bank_conflicts(&rows, ROW_BYTES);
@@ -83,7 +85,7 @@ pub fn store(
         }
         for (row, data) in matrix.iter().enumerate() {
             let lane = 8 * index + row;
-            let write = context.shared.write(warp.id, rows[row].1, ROW_BYTES, ROW_BYTES);
+            let write = context.shared.write(access, rows[row].1, ROW_BYTES, ROW_BYTES);
             write.map_err(|kind: FaultKind| LaneFault { lane, kind })?.copy_from_slice(data);
         }
     }

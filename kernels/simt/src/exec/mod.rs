@@ -12,7 +12,7 @@ mod wgmma;
 use crate::counters::Counters;
 use crate::fault::{Dim3, Fault, FaultKind};
 use crate::memory::global::GlobalMemory;
-use crate::memory::shared::SharedMemory;
+use crate::memory::shared::{Access, SharedMemory};
 use crate::program::Kernel;
 use crate::random::Random;
 
@@ -77,6 +77,13 @@ struct Context<'a> {
     counters: Counters,
 }
 
+impl Context<'_> {
+    /// The access of a lane, or of all of them, in the instruction that runs.
+    fn access(&self, warp: u8, lane: Option<usize>) -> Access {
+        Access { warp, lane: lane.map(|lane| lane as u8), step: self.counters.instructions as u32 }
+    }
+}
+
 /// Runs every block of `launch`, in an order drawn from the seed.
 ///
 /// # Errors
@@ -86,6 +93,7 @@ pub fn run(launch: &Launch<'_>, global: &mut GlobalMemory) -> Result<Counters, F
     let shared = SharedMemory::new(shared_bytes, launch.settings.detect_races);
     let mut context = Context { launch, global, shared, counters: Counters::default() };
     let template = block::template(launch);
+    let mut warps = block::warps(launch);
     let mut random = Random::new(launch.settings.seed);
     let blocks = launch.grid.count();
     // A stride without common factor visits every block once: a shuffle with no list.
@@ -99,7 +107,7 @@ pub fn run(launch: &Launch<'_>, global: &mut GlobalMemory) -> Result<Counters, F
         let at = (start + step as u64) % blocks;
         let position = launch.grid.position(at);
         context.shared.reset();
-        block::run(&mut context, &template, position, &mut random)
+        block::run(&mut context, &mut warps, &template, position, &mut random)
             .map_err(|fault| describe(launch, position, fault))?;
         context.counters.blocks += 1;
     }

@@ -70,18 +70,29 @@ pub fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
 }
 
 impl Warp {
-    pub fn new(id: u8, slots: Vec<Lanes>, mask: u32, local_bytes: u32) -> Self {
+    pub fn new(id: u8, num_slots: u32, born: u32, local_bytes: u32) -> Self {
         Warp {
             id,
-            slots,
-            local: vec![crate::memory::POISON; local_bytes as usize * WARP_LANES],
+            slots: vec![[0; WARP_LANES]; num_slots as usize],
+            local: vec![0; local_bytes as usize * WARP_LANES],
             local_bytes,
             copies: Copies::default(),
             products: Products::default(),
-            born: mask,
-            groups: vec![Group { pc: 0, mask, waiting: false }],
+            born,
+            groups: Vec::new(),
             current: 0,
         }
+    }
+
+    /// As at the beginning of a block, with the slots of `template`.
+    pub fn reset(&mut self, template: &[Lanes]) {
+        self.slots.copy_from_slice(template);
+        self.local.fill(crate::memory::POISON);
+        self.copies = Copies::default();
+        self.products = Products::default();
+        self.groups.clear();
+        self.groups.push(Group { pc: 0, mask: self.born, waiting: false });
+        self.current = 0;
     }
 
     /// The instruction that runs, or ran last.
@@ -256,7 +267,8 @@ impl Warp {
             Op::Branch { target } => return Ok(Next::Jump { target: *target, taken: mask }),
             Op::Exit => return Ok(Next::Exit { lanes: mask }),
             Op::Trap => return Err(FaultKind::Trap.into()),
-            Op::Fence | Op::WarpSync { .. } => {}
+            Op::Fence => {}
+            Op::WarpSync { .. } => context.shared.sync_warp(self.id),
             Op::ProxyFence => context.shared.fence_proxy(self.id),
             Op::Barrier { id, threads, arrive_only } => {
                 let first = mask.trailing_zeros() as usize;

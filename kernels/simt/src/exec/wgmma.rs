@@ -194,8 +194,9 @@ pub fn issue(
     let accumulate = uniform(warp, wgmma.accumulate)? & 1 == 1;
     let b = (tile, tile.units(0, wgmma.n));
     let product = Product { pc, group: warp.products.committed, accumulate, a, b };
+    let access = context.access(warp.id, None);
     for unit in product.units() {
-        context.shared.start_async_read(warp.id, unit)?;
+        context.shared.start_async_read(access, unit)?;
     }
     warp.products.owned.resize(warp.slots.len() / 64 + 1, 0);
     for slot in registers(wgmma) {

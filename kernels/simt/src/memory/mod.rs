@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod global;
+mod lanes;
 mod proxy;
 pub mod shared;
 

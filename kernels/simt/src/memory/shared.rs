@@ -2,11 +2,12 @@
 //!
 //! Each byte remembers who wrote and who read it since the last barrier. Two warps that meet at a byte
 //! with no barrier between, one of them writing, are a race whatever order this run gave them.
-//! Lanes of one warp are not told apart.
+//! Lanes of one warp have marks of their own (`lanes`).
 //!
 //! wgmma reads on its own time: from its issue to its wait nobody may write what it reads.
 
 use super::POISON;
+use super::lanes::LaneMarks;
 use super::proxy::Proxy;
 use crate::fault::{FaultKind, MemoryFault, RaceKind};
 
@@ -15,6 +16,16 @@ const BY_ATOMIC: u8 = 0xfe;
 /// `writer` of a byte that a cp.async will fill: nobody may touch it before its wait.
 const IN_FLIGHT: u8 = 0xfd;
 const NOBODY: u8 = 0xff;
+
+/// Who touches shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub warp: u8,
+    /// None is all lanes at once, as ldmatrix reads.
+    pub lane: Option<u8>,
+    /// A number of the instruction's own.
+    pub step: u32,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Shadow {
@@ -45,18 +56,20 @@ pub struct SharedMemory {
     shadow: Vec<Shadow>,
     epoch: u32,
     proxy: Proxy,
+    lanes: LaneMarks,
     detect_races: bool,
 }
 
 impl SharedMemory {
     #[must_use]
     pub fn new(bytes: usize, detect_races: bool) -> Self {
-        let shadow = if detect_races { vec![UNTOUCHED; bytes] } else { Vec::new() };
+        let watched = if detect_races { bytes } else { 0 };
         SharedMemory {
             data: vec![POISON; bytes],
-            shadow,
+            shadow: vec![UNTOUCHED; watched],
             epoch: 1,
             proxy: Proxy::default(),
+            lanes: LaneMarks::new(watched),
             detect_races,
         }
     }
@@ -67,12 +80,19 @@ impl SharedMemory {
         self.shadow.fill(UNTOUCHED);
         self.epoch = 1;
         self.proxy = Proxy::default();
+        self.lanes.reset();
     }
 
     /// A barrier completed: accesses before and after it are ordered.
     pub fn barrier(&mut self) {
         self.epoch += 1;
         self.proxy.barrier();
+        self.lanes.sync_all();
+    }
+
+    /// `bar.warp.sync`.
+    pub fn sync_warp(&mut self, warp: u8) {
+        self.lanes.sync(warp);
     }
 
     /// `fence.proxy.async` of a warp.
@@ -105,7 +125,7 @@ impl SharedMemory {
     /// Out of bounds, misaligned, a race, or a copy still in flight.
     pub fn read(
         &mut self,
-        warp: u8,
+        access: Access,
         offset: u32,
         bytes: u32,
         align: u32,
@@ -114,8 +134,9 @@ impl SharedMemory {
         if self.detect_races {
             let epoch = self.epoch;
             for at in range.clone() {
-                self.shadow[at].read(warp, at, epoch)?;
+                self.shadow[at].read(access.warp, at, epoch)?;
             }
+            self.lanes.read(access, range.clone())?;
         }
         Ok(&self.data[range])
     }
@@ -124,10 +145,11 @@ impl SharedMemory {
     ///
     /// # Errors
     /// As `read`; a write that no `fence.proxy.async` shows to it.
-    pub fn start_async_read(&mut self, warp: u8, offset: u32) -> Result<(), FaultKind> {
+    pub fn start_async_read(&mut self, access: Access, offset: u32) -> Result<(), FaultKind> {
         let range = self.range(offset, 16, 16)?;
         if self.detect_races {
-            let epoch = self.epoch;
+            self.lanes.read(Access { lane: None, ..access }, range.clone())?;
+            let (epoch, warp) = (self.epoch, access.warp);
             for at in range {
                 let shadow = &mut self.shadow[at];
                 shadow.read(warp, at, epoch)?;
@@ -173,13 +195,13 @@ impl SharedMemory {
     /// As `read`.
     pub fn write(
         &mut self,
-        warp: u8,
+        access: Access,
         offset: u32,
         bytes: u32,
         align: u32,
     ) -> Result<&mut [u8], FaultKind> {
         let range = self.range(offset, bytes, align)?;
-        self.mark_written(range.clone(), warp, warp)?;
+        self.mark_written(range.clone(), access, access.warp)?;
         Ok(&mut self.data[range])
     }
 
@@ -187,21 +209,28 @@ impl SharedMemory {
     ///
     /// # Errors
     /// As `read`.
-    pub fn atomic(&mut self, warp: u8, offset: u32, bytes: u32) -> Result<&mut [u8], FaultKind> {
+    pub fn atomic(
+        &mut self,
+        access: Access,
+        offset: u32,
+        bytes: u32,
+    ) -> Result<&mut [u8], FaultKind> {
         let range = self.range(offset, bytes, bytes)?;
-        self.mark_written(range.clone(), warp, BY_ATOMIC)?;
+        self.mark_written(range.clone(), access, BY_ATOMIC)?;
         Ok(&mut self.data[range])
     }
 
     fn mark_written(
         &mut self,
         range: std::ops::Range<usize>,
-        warp: u8,
+        access: Access,
         mark: u8,
     ) -> Result<(), FaultKind> {
         if !self.detect_races {
             return Ok(());
         }
+        let Access { warp, .. } = access;
+        let all = range.clone();
         let (epoch, now) = (self.epoch, self.proxy.now());
         for at in range {
             let shadow = &mut self.shadow[at];
@@ -225,15 +254,15 @@ impl SharedMemory {
                 (shadow.epoch, shadow.readers, shadow.writer) = (epoch, 0, mark);
             }
         }
-        Ok(())
+        self.lanes.write(access, all, mark == BY_ATOMIC)
     }
 
     /// A cp.async begins: its target is poisoned until `finish_copy`.
     ///
     /// # Errors
     /// As `write`.
-    pub fn start_copy(&mut self, warp: u8, offset: u32, bytes: u32) -> Result<(), FaultKind> {
-        self.write(warp, offset, bytes, bytes)?.fill(POISON);
+    pub fn start_copy(&mut self, access: Access, offset: u32, bytes: u32) -> Result<(), FaultKind> {
+        self.write(access, offset, bytes, bytes)?.fill(POISON);
         if self.detect_races {
             for shadow in &mut self.shadow[offset as usize..(offset + bytes) as usize] {
                 shadow.writer = IN_FLIGHT;
@@ -243,10 +272,12 @@ impl SharedMemory {
     }
 
     /// The wait of the issuing thread lets the data arrive. Bounds were checked by `start_copy`.
-    pub fn finish_copy(&mut self, warp: u8, offset: u32, bytes: &[u8]) {
+    pub fn finish_copy(&mut self, access: Access, offset: u32, bytes: &[u8]) {
         let range = offset as usize..offset as usize + bytes.len();
         self.data[range.clone()].copy_from_slice(bytes);
         if self.detect_races {
+            let warp = access.warp;
+            self.lanes.finish_write(access, range.clone());
             // The write counts from now: others still need a barrier behind the wait.
             self.shadow[range].fill(Shadow {
                 epoch: self.epoch,
@@ -282,56 +313,63 @@ fn race(kind: RaceKind, at: usize, other: u8) -> FaultKind {
 mod tests {
     use super::*;
 
+    /// Lane 0 of a warp.
+    fn by(warp: u8) -> Access {
+        Access { warp, lane: Some(0), step: 1 }
+    }
+
     #[test]
     fn a_barrier_orders_two_warps_and_nothing_else_does() {
         let mut shared = SharedMemory::new(16, true);
-        shared.write(0, 0, 4, 4).unwrap().copy_from_slice(&[1, 2, 3, 4]);
+        shared.write(by(0), 0, 4, 4).unwrap().copy_from_slice(&[1, 2, 3, 4]);
         assert!(matches!(
-            shared.read(1, 2, 2, 2),
+            shared.read(by(1), 2, 2, 2),
             Err(FaultKind::Race { kind: RaceKind::ReadAfterWrite, offset: 2, other_warp: 0 })
         ));
-        assert!(shared.write(1, 4, 4, 4).is_ok(), "neighbours do not race");
+        assert!(shared.write(by(1), 4, 4, 4).is_ok(), "neighbours do not race");
         shared.barrier();
-        assert_eq!(shared.read(1, 0, 4, 4).unwrap(), [1, 2, 3, 4]);
-        let late = shared.write(2, 0, 4, 4).unwrap_err();
+        assert_eq!(shared.read(by(1), 0, 4, 4).unwrap(), [1, 2, 3, 4]);
+        let late = shared.write(by(2), 0, 4, 4).unwrap_err();
         assert!(matches!(late, FaultKind::Race { kind: RaceKind::WriteAfterRead, .. }));
     }
 
     #[test]
     fn atomics_may_meet_but_no_plain_access_may_join() {
         let mut shared = SharedMemory::new(8, true);
-        assert!(shared.atomic(0, 0, 4).is_ok() && shared.atomic(1, 0, 4).is_ok());
-        assert!(shared.read(1, 0, 4, 4).is_err());
+        assert!(shared.atomic(by(0), 0, 4).is_ok() && shared.atomic(by(1), 0, 4).is_ok());
+        assert!(shared.read(by(1), 0, 4, 4).is_err());
     }
 
     #[test]
     fn a_copy_in_flight_is_nobodys_to_touch() {
         let mut shared = SharedMemory::new(32, true);
-        shared.start_copy(0, 16, 16).unwrap();
-        assert_eq!(shared.read(0, 16, 4, 4), Err(FaultKind::MissingWait { offset: 16 }));
-        shared.finish_copy(0, 16, &[7; 16]);
-        assert!(shared.read(0, 16, 4, 4).is_ok());
-        assert!(shared.read(1, 20, 4, 4).is_err(), "the wait alone is no barrier");
+        shared.start_copy(by(0), 16, 16).unwrap();
+        assert_eq!(shared.read(by(0), 16, 4, 4), Err(FaultKind::MissingWait { offset: 16 }));
+        shared.finish_copy(by(0), 16, &[7; 16]);
+        assert!(shared.read(by(0), 16, 4, 4).is_ok());
+        assert!(shared.read(by(1), 20, 4, 4).is_err(), "the wait alone is no barrier");
     }
 
     #[test]
     fn what_a_wgmma_reads_is_nobodys_to_write_before_its_wait_and_a_barrier() {
         let mut shared = SharedMemory::new(32, true);
-        shared.write(0, 0, 16, 16).unwrap();
+        shared.write(by(0), 0, 16, 16).unwrap();
         shared.fence_proxy(0);
-        shared.start_async_read(0, 0).unwrap();
-        shared.start_async_read(0, 16).unwrap();
-        let early = shared.write(0, 4, 4, 4).unwrap_err();
+        shared.sync_warp(0);
+        shared.start_async_read(by(0), 0).unwrap();
+        shared.start_async_read(by(0), 16).unwrap();
+        let early = shared.write(by(0), 4, 4, 4).unwrap_err();
         assert_eq!(early, FaultKind::OverwrittenOperand { offset: 4 });
         shared.finish_async_read(0, 0);
-        assert!(shared.write(0, 4, 4, 4).is_ok() && shared.start_copy(0, 16, 16).is_err());
+        assert!(shared.write(by(0), 4, 4, 4).is_ok() && shared.start_copy(by(0), 16, 16).is_err());
         shared.barrier();
-        assert!(shared.write(1, 20, 4, 4).is_err(), "a barrier is no wait");
+        assert!(shared.write(by(1), 20, 4, 4).is_err(), "a barrier is no wait");
         shared.finish_async_read(0, 16);
-        assert!(shared.write(1, 20, 4, 4).is_err(), "the wait is no barrier");
+        assert!(shared.write(by(1), 20, 4, 4).is_err(), "the wait is no barrier");
         shared.barrier();
-        assert!(shared.write(1, 20, 4, 4).is_ok());
-        let unfenced = shared.start_async_read(1, 16).unwrap_err();
+        assert!(shared.write(by(1), 20, 4, 4).is_ok());
+        shared.sync_warp(1);
+        let unfenced = shared.start_async_read(by(1), 16).unwrap_err();
         assert_eq!(unfenced, FaultKind::MissingProxyFence { offset: 20 });
     }
 }
