@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 
 KERNELS = pathlib.Path(__file__).resolve().parent.parent
@@ -76,14 +77,14 @@ def budgets():
 
 def compile_ptx(source):
     """The PTX of one kernel, the same bytes in every folder and on every day."""
-    out = CACHE / f"{source.stem}.{os.getpid()}.ptx"
-    command = [tool("nvcc"), *NVCC_FLAGS, "-o", out, source.name]
-    done = subprocess.run(command, cwd=source.parent, env=environment(), capture_output=True, text=True)
-    sys.stderr.write(done.stderr)
-    if done.returncode:
-        fail(f"nvcc refuses {source.name}")
-    text = out.read_text()
-    out.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder, "out.ptx")
+        command = [tool("nvcc"), *NVCC_FLAGS, "-o", out, source.name]
+        done = subprocess.run(command, cwd=source.parent, env=environment(), capture_output=True, text=True)
+        sys.stderr.write(done.stderr)
+        if done.returncode:
+            fail(f"nvcc refuses {source.name}")
+        text = out.read_text()
     return relabel(source, text)
 
 

@@ -6,7 +6,7 @@ use crate::tolerance::{Expected, F16, F32, assert_f16};
 /// No bound on that side of a query.
 const ALL: i32 = 1 << 30;
 const TILE: usize = 64;
-/// Every length at which a tile ends or begins.
+/// Every length at which a tile of keys or queries ends or begins.
 const LENS: [usize; 13] = [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 2, 0];
 
 #[derive(Debug, Clone, Copy)]
@@ -100,8 +100,9 @@ fn attend(query: &[f32], seen: &[(&[f32], &[f32])]) -> Vec<Expected> {
     let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s.value - max).exp2()).collect();
     let sum: f64 = weights.iter().sum();
-    // The error of a weight: that of its score, the exponential's 2 ulp, and the rounding to f16 for the
-    // second product, below 2^-14 to a multiple of 2^-24. The maximum so far is at most 1.
+    // The error of a weight: that of its score, twice because its sum starts from the reference, which is about
+    // as large; the exponential's 2 ulp; and the rounding to f16 for the second product, below 2^-14 to a
+    // multiple of 2^-24, where the reference is never above the maximum.
     let error = |i: usize| {
         let relative = scores[i].error * 2.0 * std::f64::consts::LN_2 + F16 + 40.0 * F32;
         weights[i] * relative + F32
@@ -110,10 +111,11 @@ fn attend(query: &[f32], seen: &[(&[f32], &[f32])]) -> Vec<Expected> {
         .map(|column| {
             let values = || seen.iter().map(|(_, value)| f64::from(value[column]));
             let mixed: f64 = values().zip(&weights).map(|(v, w)| v * w).sum();
-            let bound: f64 = values().enumerate().map(|(i, v)| v.abs() * error(i)).sum();
             let magnitude: f64 = values().zip(&weights).map(|(v, w)| v.abs() * w).sum();
             let steps = seen.len() as f64 + 8.0;
             let value = if seen.is_empty() { 0.0 } else { mixed / sum };
+            // The sum that divides is that of the same rounded weights.
+            let bound: f64 = values().enumerate().map(|(i, v)| (v - value).abs() * error(i)).sum();
             let error = if seen.is_empty() { 0.0 } else { (bound + magnitude * F32 * steps) / sum };
             Expected { value, error: error + value.abs() * F32 * steps }
         })
@@ -174,6 +176,16 @@ fn attention_with_every_head_size_and_edge_length() {
 }
 
 #[test]
+fn attention_through_many_tiles_of_keys() {
+    for head_dim in [32, 64, 96, 128] {
+        let one_head = Case { num_heads: 1, num_kv_heads: 1, ..Case::full(head_dim) };
+        check(one_head, &[511, 3]);
+        check(Case { right: 0, ..one_head }, &[512]);
+        check(Case { left: 150, right: 130, ..one_head }, &[512]);
+    }
+}
+
+#[test]
 fn causal_attention_sees_no_later_key() {
     for head_dim in [32, 64, 96, 128] {
         check(Case { right: 0, ..Case::full(head_dim) }, &LENS);
@@ -203,9 +215,8 @@ fn query_heads_share_key_heads() {
 
 #[test]
 fn one_long_sequence_among_many_tiny_ones() {
-    let mut lens = vec![1, 2, 3, 1, 1, 4];
-    lens.insert(3, 400);
-    check(Case::full(64), &lens);
+    let case = Case { num_heads: 1, num_kv_heads: 1, ..Case::full(64) };
+    check(case, &[1, 2, 3, 1100, 1, 1, 4]);
 }
 
 #[test]
@@ -225,9 +236,13 @@ fn attention_does_not_depend_on_batch_mates() {
 
 #[test]
 fn the_first_query_gets_the_same_bits_alone() {
-    let lens = [70, 1, 200];
+    let lens = [70, 1, 400];
     let case = Case::full(64);
-    let qkv = qkv(&case, lens.iter().sum());
+    let mut qkv = qkv(&case, lens.iter().sum());
+    // Scores so large that other rows of its warp take new references in between.
+    for row in qkv.chunks_mut(case.qkv_width()).skip(1) {
+        row[..128].iter_mut().for_each(|q| *q *= 8.0);
+    }
     let all = run(Mode::Plain, &case, &lens, &qkv);
     let first = run(Mode::Plain, &Case { first_only: true, ..case }, &lens, &qkv);
     let width = case.num_heads * case.head_dim;
@@ -237,18 +252,24 @@ fn the_first_query_gets_the_same_bits_alone() {
 }
 
 #[test]
-fn a_score_far_above_the_rest_does_not_overflow() {
-    let case = Case { num_heads: 1, num_kv_heads: 1, ..Case::full(32) };
-    let len = 130;
-    let mut qkv = qkv(&case, len);
-    // Key 70 meets every query with a score of up to 32 * 30 * 10.
-    for row in qkv.chunks_mut(case.qkv_width()) {
-        row[..32].iter_mut().for_each(|q| *q = q.abs().max(0.125) * 20.0);
+fn scores_far_from_the_rest_do_not_overflow() {
+    for head_dim in [32, 64, 96, 128] {
+        let case = Case { num_heads: 1, num_kv_heads: 1, ..Case::full(head_dim) };
+        let len = 500;
+        let mut qkv = qkv(&case, len);
+        for row in qkv.chunks_mut(case.qkv_width()) {
+            row[..head_dim].iter_mut().for_each(|q| *q = q.abs().max(0.125) * 20.0);
+        }
+        // The first tile's scores lie far below zero. Each later key wins over all before it, by tens to
+        // thousands: new references in the main loop.
+        for key in 0..64 {
+            qkv[key * case.qkv_width()..][head_dim..2 * head_dim].fill(-3.0);
+        }
+        for (key, size) in [(70, 1.0), (200, 8.0), (201, 9.0), (330, 9.25), (499, 30.0)] {
+            qkv[key * case.qkv_width()..][head_dim..2 * head_dim].fill(size);
+        }
+        let qkv: Vec<f32> = qkv.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+        let out = run(Mode::Plain, &case, &[len], &qkv);
+        assert_f16(&format!("{case:?}"), &out, &expected(&case, &[len], &qkv));
     }
-    for x in &mut qkv[70 * case.qkv_width()..][32..64] {
-        *x = 30.0;
-    }
-    let qkv: Vec<f32> = qkv.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
-    let out = run(Mode::Plain, &case, &[len], &qkv);
-    assert_f16("one key wins", &out, &expected(&case, &[len], &qkv));
 }

@@ -4,8 +4,18 @@ use crate::gpu::{Arg, Gpu, Mode, random};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16};
 
-const TILES: [(&str, usize, u32); 2] =
-    [("gemm_f16_128x128x32_sm80", 128, 128), ("gemm_f16_64x64x64_sm80", 64, 64)];
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    kernel: &'static str,
+    /// Rows and columns of a block's outputs.
+    edge: usize,
+    threads: u32,
+}
+
+const TILES: [Tile; 2] = [
+    Tile { kernel: "gemm_f16_128x128x32_sm80", edge: 128, threads: 128 },
+    Tile { kernel: "gemm_f16_64x64x64_sm80", edge: 64, threads: 64 },
+];
 const SMEM_BYTES: u32 = 49_152;
 const NUM_EPILOGUES: i32 = 5;
 
@@ -56,7 +66,7 @@ fn pad(rows: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// Runs the kernel and returns `[m, n]`; fails if it wrote behind a row.
-fn run(mode: Mode, tile: (&str, usize, u32), case: &Case, data: &Data) -> Vec<f32> {
+fn run(mode: Mode, tile: Tile, case: &Case, data: &Data) -> Vec<f32> {
     let Case { m, n, k, .. } = *case;
     let mut gpu = Gpu::new(mode);
     let x = gpu.f16(&pad(&data.x, k));
@@ -79,8 +89,8 @@ fn run(mode: Mode, tile: (&str, usize, u32), case: &Case, data: &Data) -> Vec<f3
         Arg::I32(stride(n) as i32),
         Arg::I32(case.epilogue),
     ];
-    let grid = (n.div_ceil(tile.1) as u32, m.div_ceil(tile.1) as u32);
-    gpu.launch_without_conflicts(tile.0, grid, tile.2, SMEM_BYTES, &args);
+    let grid = (n.div_ceil(tile.edge) as u32, m.div_ceil(tile.edge) as u32);
+    gpu.launch_without_conflicts(tile.kernel, grid, tile.threads, SMEM_BYTES, &args);
     let mut result = Vec::new();
     for row in gpu.read_f16(out).chunks(stride(n)) {
         result.extend_from_slice(&row[..n]);
@@ -124,7 +134,7 @@ fn check(case: Case) {
     for mode in [Mode::Plain, Mode::Rough] {
         let [large, small] = TILES.map(|tile| {
             let out = run(mode, tile, &case, &data);
-            assert_f16(&format!("{} {mode:?} {case:?}", tile.0), &out, &expected);
+            assert_f16(&format!("{} {mode:?} {case:?}", tile.kernel), &out, &expected);
             out
         });
         if mode == Mode::Plain {
@@ -136,7 +146,7 @@ fn check(case: Case) {
 #[test]
 fn linear_at_every_edge_of_the_tiles() {
     let mut epilogue = 0;
-    for m in [1, 15, 16, 17, 63, 64, 65, 127, 128, 129] {
+    for m in [1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512] {
         for (n, k) in [(40, 72), (130, 64)] {
             check(Case { m, n, k, epilogue, bias: true, residual: m % 2 == 0 });
             epilogue = (epilogue + 1) % NUM_EPILOGUES;
@@ -156,7 +166,9 @@ fn linear_with_n_and_k_that_fill_no_vector() {
 #[test]
 fn linear_through_a_long_pipeline_with_each_epilogue() {
     for epilogue in 0..NUM_EPILOGUES {
-        for k in [128, 384] {
+        for k in [128, 384, 392, 968] {
+            // Main loops of none to several rounds, with every remainder of tiles behind them.
+            let k = k + 64 * epilogue as usize;
             check(Case { m: 20, n: 72, k, epilogue, bias: true, residual: epilogue == 0 });
         }
     }
@@ -187,7 +199,7 @@ fn a_linear_row_does_not_depend_on_the_rows_around_it() {
                 residual: data.residual[row * case.n..][..case.n].to_vec(),
             };
             let out = run(Mode::Plain, tile, &Case { m: 1, ..case }, &alone);
-            assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.0);
+            assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.kernel);
         }
     }
 }

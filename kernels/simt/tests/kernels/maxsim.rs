@@ -94,7 +94,10 @@ fn run(
 }
 
 fn rows(packed: &[f64], cu: &[u32], i: usize, dim: usize) -> Vec<Vec<f64>> {
-    packed[cu[i] as usize * dim..cu[i + 1] as usize * dim].chunks(dim).map(<[f64]>::to_vec).collect()
+    packed[cu[i] as usize * dim..cu[i + 1] as usize * dim]
+        .chunks(dim)
+        .map(<[f64]>::to_vec)
+        .collect()
 }
 
 fn widen(values: &[f32]) -> Vec<f64> {

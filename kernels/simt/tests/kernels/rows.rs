@@ -6,7 +6,7 @@ use crate::tolerance::{Expected, F32, assert_f16, assert_f32};
 
 #[test]
 fn pool_takes_the_first_row_or_the_mean() {
-    let lens = [0, 1, 15, 16, 17, 0, 64, 3, 2, 5];
+    let lens = [0, 1, 15, 16, 17, 63, 64, 65, 0, 127, 128, 129, 2, 511, 512];
     for width in [8, 40, 384, 1024] {
         let cu = cu_seqlens(&lens);
         let hidden = random(width as u64, lens.iter().sum::<usize>() * width, 2.0);

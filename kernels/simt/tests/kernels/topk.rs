@@ -2,7 +2,8 @@
 
 use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random};
 
-const COUNTS: [usize; 16] = [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1024, 3000];
+const COUNTS: [usize; 16] =
+    [0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1024, 3000];
 const NONE: (u32, f32) = (u32::MAX, f32::NEG_INFINITY);
 
 fn run(scores: &[f32], counts: &[usize], k: usize) -> Vec<(u32, f32)> {
