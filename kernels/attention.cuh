@@ -49,7 +49,7 @@ struct Attention {
     static constexpr bool kKeepQueries = kDim == 64;
     // A weight is at most 2^8, so f16 holds it and an f32 sum of 2^31 keys.
     static constexpr float kHeadroom = 8.0f;
-    static constexpr uint kOnes = 0x3c003c00u;  // Two halves.
+    static constexpr uint kOnes = 0x3c003c00u;  // Two halves of 1.
 
     static_assert(kRowsWarp == 32, "Invalid block size");
     static_assert(kDim % 32 == 0, "Invalid head size");
@@ -114,6 +114,7 @@ struct Attention {
         }
     }
 
+    // Scores less the reference: each sum over the columns begins with its negative.
     static __device__ __forceinline__ void score(Scores& s, State& state, const Lane& lane) {
         const uint query = anew(lane.value) + lane.to_query;
         const uint key = anew(lane.key);
@@ -344,12 +345,12 @@ struct Attention {
         }
 
         __device__ __forceinline__ void copy_whole_keys(int tile) const {
-            Copy::copy(key_tile, keys, tile * BLOCK_KV, args.qkv_stride);
+            Copy::copy_whole(key_tile, keys, tile * BLOCK_KV, args.qkv_stride);
             cp_async_commit();
         }
 
         __device__ __forceinline__ void copy_whole_values(int tile) const {
-            Copy::copy(value_tile, values(), tile * BLOCK_KV, args.qkv_stride);
+            Copy::copy_whole(value_tile, values(), tile * BLOCK_KV, args.qkv_stride);
             cp_async_commit();
         }
 

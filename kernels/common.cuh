@@ -141,7 +141,8 @@ __device__ __forceinline__ int swizzle(int row, int chunk) {
                                                : chunk ^ ((row >> 2) & 1));
 }
 
-// The address of the chunk `chunks` (even) behind that at `address`, itself the first or second of its row.
+// The address of a chunk `chunks` behind the one at `address`. The number of that one and `chunks` must have no bit
+// in common: then the swizzle of the sum is the sum's.
 template <int kChunks>
 __device__ __forceinline__ uint along(uint address, int chunks) {
     constexpr int kSwizzled = kChunks % 8 == 0 ? 7 : kChunks % 4 == 0 ? 3 : 1;
@@ -197,8 +198,8 @@ struct TileCopy {
     }
 
     // The same of rows that are all there.
-    static __device__ __forceinline__ void copy(uint tile, const __half* source, int first,
-                                                int stride) {
+    static __device__ __forceinline__ void copy_whole(uint tile, const __half* source, int first,
+                                                      int stride) {
         const __half* src = row_of(source, first, stride);
 #pragma unroll
         for (int i = 0; i < kRounds; ++i) {

@@ -254,6 +254,29 @@ struct Gemm {
         }
     }
 
+    // The products of the tile in `stage`: a step's fragments are loaded while the step before it multiplies,
+    // and `refill` copies into the stage that the barrier of the tile before freed.
+    template <class Refill>
+    static __device__ __forceinline__ void turn(float (&sums)[kTilesM][kTilesN][4],
+                                                Fragments (&fragments)[2], const Lane& lane,
+                                                uint stage, uint next, const Refill& refill) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+            if (step + 1 < kSteps) {
+                lane.load(fragments[(step + 1) % 2], stage, step + 1);
+            } else {
+                // The next stage has landed for all threads, and all have read this one's last fragments.
+                cp_async_wait<kNumStages - 2>();
+                __syncthreads();
+                lane.load(fragments[(step + 1) % 2], next, 0);
+            }
+            if (step == 0) {
+                refill();
+            }
+            multiply(sums, fragments[step % 2]);
+        }
+    }
+
     // Adds up the products of the block's rows of x and the weight; leaves no copy under way.
     static __device__ __forceinline__ void sum_up(float (&sums)[kTilesM][kTilesN][4],
                                                   Source<BLOCK_M>& x, Source<BLOCK_N>& weight,
@@ -280,34 +303,14 @@ struct Gemm {
         Fragments fragments[2];
         lane.load(fragments[0], 0, 0);
 
-        // The products of the tile in `stage`: a step's fragments are loaded while the step before it
-        // multiplies, and `refill` copies into the stage that the barrier of the tile before freed.
-        const auto turn = [&](uint stage, uint next, auto refill) {
-#pragma unroll
-            for (int step = 0; step < kSteps; ++step) {
-                if (step + 1 < kSteps) {
-                    lane.load(fragments[(step + 1) % 2], stage, step + 1);
-                } else {
-                    // The next stage has landed for all threads, and all have read this one's last
-                    // fragments.
-                    cp_async_wait<kNumStages - 2>();
-                    __syncthreads();
-                    lane.load(fragments[(step + 1) % 2], next, 0);
-                }
-                if (step == 0) {
-                    refill();
-                }
-                multiply(sums, fragments[step % 2]);
-            }
-        };
-
         // Main loop: once round the stages, as long as all that it copies is whole.
         const int num_rounds = max(k / BLOCK_K - kNumStages + 1, 0) / kNumStages;
 #pragma unroll 1
         for (int round = 0; round < num_rounds; ++round) {
 #pragma unroll
             for (int s = 0; s < kNumStages; ++s) {
-                turn(s * kStageBytes, (s + 1) % kNumStages * kStageBytes, [&] {
+                const uint next = (s + 1) % kNumStages * kStageBytes;
+                turn(sums, fragments, lane, s * kStageBytes, next, [&] {
                     const uint stage = (s + kNumStages - 1) % kNumStages * kStageBytes;
                     x.copy(stage, s * BLOCK_K);
                     weight.copy(stage, s * BLOCK_K);
@@ -321,8 +324,9 @@ struct Gemm {
         // The last tiles. Behind the very last, a turn reads its stage once more rather than branch.
 #pragma unroll 1
         for (int tile = num_rounds * kNumStages; tile < num_tiles; ++tile) {
+            const uint stage = tile % kNumStages * kStageBytes;
             const int next = tile + 1 < num_tiles ? tile + 1 : tile;
-            turn(tile % kNumStages * kStageBytes, next % kNumStages * kStageBytes, [&] {
+            turn(sums, fragments, lane, stage, next % kNumStages * kStageBytes, [&] {
                 const int ahead = tile + kNumStages - 1;
                 fetch(ahead, ahead % kNumStages * kStageBytes);
             });

@@ -205,7 +205,7 @@ struct MaxSim {
 #pragma unroll 1
             for (; tile < doc_len / BLOCK_DOC - 1; ++tile) {
                 arrive();
-                Docs::copy(stage(tile + 1), doc, (tile + 1) * BLOCK_DOC, kStride);
+                Docs::copy_whole(stage(tile + 1), doc, (tile + 1) * BLOCK_DOC, kStride);
                 cp_async_commit();
                 fold<true>(max, q, stage(tile), scales, tile * BLOCK_DOC, doc_len);
             }

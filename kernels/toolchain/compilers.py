@@ -1,15 +1,18 @@
 """The other compilers that the sources must suit: NVRTC of both toolkits, and clang where it is installed."""
 
 import ctypes
+import os
+import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import toolchain
 
 
 def nvrtc(library, includes, source):
-    """Compiles one source; None, or the log of a refusal or a warning."""
+    """Compiles one source; its PTX, and the log of a refusal or a warning."""
     lib = ctypes.CDLL(str(library))
     program = ctypes.c_void_p()
     text = source.read_bytes()
@@ -23,9 +26,15 @@ def nvrtc(library, includes, source):
     lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     lib.nvrtcGetProgramLog(program, log)
+    message = log.value.decode().strip() or (f"status {status}" if status else None)
+    ptx = None
+    if not status:
+        lib.nvrtcGetPTXSize(program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        lib.nvrtcGetPTX(program, text)
+        ptx = text.value.decode()
     lib.nvrtcDestroyProgram(ctypes.byref(program))
-    message = log.value.decode().strip()
-    return message or (f"status {status}" if status else None)
+    return ptx, message
 
 
 def clang_root():
@@ -47,18 +56,18 @@ def clang_root():
     return root
 
 
-def clang(program, source, out="/dev/null"):
-    """Compiles one source to PTX; None, or what clang says."""
+def clang(program, source):
+    """Compiles one source; its PTX, and what clang says."""
     # C++17, warnings off where clang does not know that headers are a toolkit's.
     command = [program, "-x", "cuda", "--cuda-device-only", "-std=c++17", "-O3",
                f"--cuda-gpu-arch=sm_{toolchain.architecture(source.stem)}",
-               f"--cuda-path={clang_root()}", "-Wno-unknown-cuda-version", "-S", "-o", out, source]
+               f"--cuda-path={clang_root()}", "-Wno-unknown-cuda-version", "-S", "-o", "-", source]
     done = subprocess.run(command, capture_output=True, text=True)
-    return done.stderr.strip() or (f"status {done.returncode}" if done.returncode else None)
+    return done.stdout, done.stderr.strip() or (f"status {done.returncode}" if done.returncode else None)
 
 
-def check(names):
-    """Compiles every source with every compiler at hand; returns the number of failures."""
+def at_hand():
+    """A name and a function for each compiler."""
     new = toolchain.cuda13()
     old = toolchain.install("cuda12")
     compilers = {
@@ -73,13 +82,32 @@ def check(names):
         compilers["clang 19"] = lambda source: clang(program, source)
     else:
         print("clang 19 is not installed: not tried", file=sys.stderr)
+    return compilers
+
+
+def check(names):
+    """Compiles the sources with every compiler at hand and runs the kernels' tests on what each makes of all of
+    them; returns the number of failures."""
     failures = 0
-    for name, compile_source in compilers.items():
-        for source in toolchain.sources(names):
-            message = compile_source(source)
-            if message:
-                head = "\n  ".join(message.splitlines()[:4])
-                print(f"{name}, {source.name}: {head}")
-                failures += 1
-        print(f"{name}: done")
+    for name, compile_source in at_hand().items():
+        with tempfile.TemporaryDirectory() as folder:
+            refused = 0
+            for source in toolchain.sources(names):
+                ptx, message = compile_source(source)
+                if message:
+                    head = "\n  ".join(message.splitlines()[:4])
+                    print(f"{name}, {source.name}: {head}")
+                    refused += 1
+                else:
+                    pathlib.Path(folder, f"{source.stem}.ptx").write_text(toolchain.relabel(source, ptx))
+            failures += refused
+            if refused or names:
+                print(f"{name}: compiled, tests not run")
+                continue
+            done = subprocess.run(
+                ["cargo", "test", "--quiet", "-p", "simt", "--test", "kernels"],
+                cwd=toolchain.KERNELS.parent, env={**os.environ, "KERNELS_PTX": folder},
+                capture_output=True, text=True)
+            print(f"{name}: " + ("tests pass" if done.returncode == 0 else f"tests fail\n{done.stdout}{done.stderr}"))
+            failures += done.returncode != 0
     return failures

@@ -35,8 +35,8 @@ ALU = {"CS2R", "F2FP", "FMNMX", "FSEL", "FSETP", "IADD3", "IMNMX", "ISETP", "LEA
        "PRMT", "R2P", "R2UR", "SEL", "SHF", "VOTE", "VIMNMX", "VIADD", "VOTEU"}
 MUFU = {"MUFU", "F2F", "F2I", "I2F", "POPC"}
 # Only issued, or waiting for what is not modelled.
-OTHER = {"BAR", "BRA", "BREAK", "BSSY", "BSYNC", "CALL", "DEPBAR", "EXIT", "LDC", "LDG", "LDGDEPBAR", "LDL", "NOP", "S2R",
-         "S2UR", "STG", "STL", "WARPSYNC", "YIELD"}
+OTHER = {"BAR", "BRA", "BREAK", "BSSY", "BSYNC", "CALL", "DEPBAR", "EXIT", "LDC", "LDG", "LDGDEPBAR", "LDL", "NOP",
+         "S2R", "S2UR", "STG", "STL", "WARPSYNC", "YIELD"}
 
 
 @dataclasses.dataclass

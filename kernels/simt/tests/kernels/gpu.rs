@@ -176,6 +176,13 @@ pub fn random(seed: u64, count: usize, scale: f32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
+/// Rows and width: at 40 columns every number of rows at which a warp, a tile or a block ends or begins, and a
+/// few rows at each of `widths`.
+pub fn shapes(widths: &[usize]) -> Vec<(usize, usize)> {
+    let edges = [1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512];
+    edges.map(|rows| (rows, 40)).into_iter().chain(widths.iter().map(|width| (5, *width))).collect()
+}
+
 pub fn cu_seqlens(lens: &[usize]) -> Vec<u32> {
     let ends = lens.iter().scan(0, |end, len| {
         *end += *len as u32;

@@ -1,6 +1,6 @@
 //! embed_norm, residual_norm, rms_norm, normalize.
 
-use crate::gpu::{Arg, Buffer, Gpu, Mode, random};
+use crate::gpu::{Arg, Buffer, Gpu, Mode, random, shapes};
 use crate::tolerance::{Expected, F32, assert_f16};
 
 const EPS: f32 = 1e-5;
@@ -33,8 +33,7 @@ fn layer_norm(x: &[f64], gamma: &[f32], beta: Option<&[f32]>) -> Vec<Expected> {
 
 #[test]
 fn residual_norm_adds_and_norms_rows_of_every_width() {
-    for (case, width) in WIDTHS.into_iter().enumerate() {
-        let rows = 5;
+    for (case, (rows, width)) in shapes(&WIDTHS).into_iter().enumerate() {
         let hidden = random(case as u64, rows * width, 3.0);
         let update = random(case as u64 + 50, rows * width, 3.0);
         let gamma = random(case as u64 + 100, width, 1.0);
@@ -108,8 +107,7 @@ fn a_row_far_from_zero_keeps_its_variance() {
 
 #[test]
 fn rms_norm_of_every_width() {
-    for (case, width) in WIDTHS.into_iter().enumerate() {
-        let rows = 3;
+    for (case, (rows, width)) in shapes(&WIDTHS).into_iter().enumerate() {
         let hidden = random(case as u64, rows * width, 3.0);
         let update = random(case as u64 + 50, rows * width, 3.0);
         let gamma = random(case as u64 + 100, width, 1.0);
@@ -150,14 +148,14 @@ fn rms_norm_of_every_width() {
 
 #[test]
 fn normalize_scales_rows_to_one_and_leaves_zeros() {
-    for (case, width) in WIDTHS.into_iter().enumerate() {
-        let mut x = random(case as u64, 3 * width, 3.0);
-        x[width..2 * width].fill(0.0);
+    for (case, (num_rows, width)) in shapes(&WIDTHS).into_iter().enumerate() {
+        let mut x = random(case as u64, num_rows * width, 3.0);
+        x.chunks_mut(width).skip(1).step_by(4).for_each(|row| row.fill(0.0));
         let mut gpu = Gpu::new(Mode::Rough);
         let rows = gpu.f16(&x);
         gpu.launch(
             "normalize_f16_sm80",
-            3,
+            num_rows as u32,
             block(width),
             0,
             &[Arg::Ptr(rows), Arg::I32(width as i32)],
@@ -176,16 +174,18 @@ fn normalize_scales_rows_to_one_and_leaves_zeros() {
 
 #[test]
 fn embed_norm_adds_the_tables_that_are_there() {
-    for (case, width) in WIDTHS.into_iter().enumerate() {
+    for (case, (rows, width)) in shapes(&WIDTHS).into_iter().enumerate() {
         let (vocabulary, num_types, max_positions) = (11, 2, 9);
         let words = random(case as u64, vocabulary * width, 1.0);
         let types = random(case as u64 + 50, num_types * width, 1.0);
         let positions = random(case as u64 + 60, max_positions * width, 1.0);
         let gamma = random(case as u64 + 70, width, 1.0);
         let beta = random(case as u64 + 80, width, 1.0);
-        let input_ids = [0u32, 10, 3, 3, 7];
-        let type_ids = [0u32, 1, 1, 0, 1];
-        let position_ids = [0u32, 1, 8, 3, 2];
+        let ids = |step: usize, count: usize| -> Vec<u32> {
+            (0..rows).map(|token| (token * step % count) as u32).collect()
+        };
+        let (input_ids, type_ids, position_ids) =
+            (ids(10, vocabulary), ids(1, num_types), ids(4, max_positions));
         for (with_types, with_positions) in [(true, true), (false, true), (true, false)] {
             let mut gpu = Gpu::new(Mode::Rough);
             let ids = [&input_ids, &type_ids, &position_ids].map(|ids| gpu.u32(ids));

@@ -1,6 +1,6 @@
 //! pool, gated_activation, classify and the conversions.
 
-use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random};
+use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random, shapes};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16, assert_f32};
 
@@ -47,8 +47,7 @@ fn gated_activation_multiplies_the_halves() {
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let relu = |x: f64| x.max(0.0);
     let activations: [&dyn Fn(f64) -> f64; 4] = [&gelu_erf, &gelu_tanh, &silu, &relu];
-    for width in [8, 40, 520] {
-        let rows = 7;
+    for (rows, width) in shapes(&[8, 520]) {
         let x = random(width as u64, rows * 2 * width, 6.0);
         for (activation, f) in activations.into_iter().enumerate() {
             let mut gpu = Gpu::new(Mode::Rough);
@@ -83,7 +82,9 @@ fn gated_activation_multiplies_the_halves() {
 
 #[test]
 fn classify_makes_a_logit_for_each_row_and_label() {
-    for (rows, labels, width) in [(1, 1, 8), (5, 1, 384), (3, 3, 40), (2, 5, 1024)] {
+    let few = [(1, 1, 8), (5, 1, 384), (3, 3, 40), (2, 5, 1024)];
+    let many = shapes(&[]).into_iter().map(|(rows, width)| (rows, 2, width));
+    for (rows, labels, width) in few.into_iter().chain(many) {
         let x = random(1, rows * width, 1.0);
         let weight = random(2, labels * width, 1.0);
         let bias = random(3, labels, 1.0);
@@ -118,7 +119,7 @@ fn classify_makes_a_logit_for_each_row_and_label() {
 
 #[test]
 fn conversions_round_as_the_host_does() {
-    for count in [0, 1, 7, 8, 9, 3000] {
+    for count in [0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 512, 3000] {
         let mut x: Vec<f32> = random(count as u64, count, 1.0)
             .iter()
             .enumerate()
@@ -142,8 +143,10 @@ fn conversions_round_as_the_host_does() {
 
 #[test]
 fn rope_turns_queries_and_keys_and_leaves_values() {
-    for head_dim in [32, 64, 96, 128] {
-        let (rows, rotated, stride) = (5, 3, 5 * head_dim);
+    let many = shapes(&[]).into_iter().map(|(rows, _)| (rows, 32));
+    for (rows, head_dim) in [32, 64, 96, 128].map(|head_dim| (5, head_dim)).into_iter().chain(many)
+    {
+        let (rotated, stride) = (3, 5 * head_dim);
         let qkv = random(1, rows * stride, 2.0);
         let half = head_dim / 2;
         let angle =
@@ -151,7 +154,7 @@ fn rope_turns_queries_and_keys_and_leaves_values() {
         let table = |f: fn(f64) -> f64| -> Vec<f32> {
             (0..9 * half).map(|at| f(angle(at / half, at % half)) as f32).collect()
         };
-        let positions = [0u32, 1, 8, 3, 2];
+        let positions: Vec<u32> = (0..rows as u32).map(|row| row * 4 % 9).collect();
         let mut gpu = Gpu::new(Mode::Rough);
         let (qkv_at, positions_at) = (gpu.f16(&qkv), gpu.u32(&positions));
         let (cosines, sines) = (gpu.f32(&table(f64::cos)), gpu.f32(&table(f64::sin)));
