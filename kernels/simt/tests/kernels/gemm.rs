@@ -4,19 +4,19 @@ use crate::gpu::{Arg, Gpu, Mode, random};
 use crate::reference::{gelu_erf, gelu_tanh};
 use crate::tolerance::{Expected, F32, assert_f16};
 
+/// A kernel, the edge of its square tile, and its launch.
 #[derive(Debug, Clone, Copy)]
 struct Tile {
-    kernel: &'static str,
-    /// Rows and columns of a block's outputs.
+    name: &'static str,
     edge: usize,
     threads: u32,
+    smem_bytes: u32,
 }
 
-const TILES: [Tile; 2] = [
-    Tile { kernel: "gemm_f16_128x128x32_sm80", edge: 128, threads: 128 },
-    Tile { kernel: "gemm_f16_64x64x64_sm80", edge: 64, threads: 64 },
-];
-const SMEM_BYTES: u32 = 49_152;
+const LARGE: Tile =
+    Tile { name: "gemm_f16_128x128x32_sm80", edge: 128, threads: 128, smem_bytes: 49_152 };
+const SMALL: Tile = Tile { name: "gemm_f16_64x64x64_sm80", edge: 64, threads: 64, ..LARGE };
+const TILES: [Tile; 2] = [LARGE, SMALL];
 const NUM_EPILOGUES: i32 = 5;
 
 /// One product with everything that its call may leave out.
@@ -90,7 +90,7 @@ fn run(mode: Mode, tile: Tile, case: &Case, data: &Data) -> Vec<f32> {
         Arg::I32(case.epilogue),
     ];
     let grid = (n.div_ceil(tile.edge) as u32, m.div_ceil(tile.edge) as u32);
-    gpu.launch_without_conflicts(tile.kernel, grid, tile.threads, SMEM_BYTES, &args);
+    gpu.launch_without_conflicts(tile.name, grid, tile.threads, tile.smem_bytes, &args);
     let mut result = Vec::new();
     for row in gpu.read_f16(out).chunks(stride(n)) {
         result.extend_from_slice(&row[..n]);
@@ -134,7 +134,7 @@ fn check(case: Case) {
     for mode in [Mode::Plain, Mode::Rough] {
         let [large, small] = TILES.map(|tile| {
             let out = run(mode, tile, &case, &data);
-            assert_f16(&format!("{} {mode:?} {case:?}", tile.kernel), &out, &expected);
+            assert_f16(&format!("{} {mode:?} {case:?}", tile.name), &out, &expected);
             out
         });
         if mode == Mode::Plain {
@@ -180,7 +180,7 @@ fn gelu_is_right_far_from_zero() {
         let case = Case { m: 16, n: 64, k: 16, epilogue, bias: true, residual: false };
         let mut data = Data::new(&case);
         data.bias = (0..64).map(|i| (i as f32 - 32.0) * 0.5).collect();
-        let out = run(Mode::Rough, TILES[0], &case, &data);
+        let out = run(Mode::Rough, LARGE, &case, &data);
         assert_f16(&format!("{case:?}"), &out, &expected(&case, &data));
     }
 }
@@ -199,7 +199,7 @@ fn a_linear_row_does_not_depend_on_the_rows_around_it() {
                 residual: data.residual[row * case.n..][..case.n].to_vec(),
             };
             let out = run(Mode::Plain, tile, &Case { m: 1, ..case }, &alone);
-            assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.kernel);
+            assert_eq!(out, whole[row * case.n..][..case.n], "{}: row {row}", tile.name);
         }
     }
 }
