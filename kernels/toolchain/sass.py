@@ -112,7 +112,7 @@ def read(text):
     for line in text.splitlines():
         if label := re.match(r"\.(L_x_\d+):", line):
             labels[label[1]] = len(code)
-        elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.x]*)(.*)", line):
+        elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+ )?\s*([A-Z][A-Za-z0-9_.]*)(.*)", line):
             code.append(Instruction((found[1] or "").strip(), found[2], found[3]))
     jumps = []
     for at, instruction in enumerate(code):
