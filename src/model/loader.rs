@@ -133,6 +133,7 @@ impl Parts<'_> {
         let instance = |device: &probe::Device| -> Result<Box<dyn Scorer>, ModelError> {
             let cuda = Cuda::new(device, gpus.batch_invariant).map_err(ModelError::Device)?;
             selfcheck::check(&cuda).map_err(ModelError::Device)?;
+            cuda.forget_layers();
             let bert = Bert::load(&cuda, self.weights, self.config.clone(), self.head)?;
             let pipeline = Pipeline::new(cuda, bert, gpus.max_batch_tokens, gpus.timeout);
             Ok(Box::new(pipeline.map_err(ModelError::Device)?))

@@ -11,7 +11,7 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver::{CudaSlice, DevicePtr};
 
-use super::buffers::{Linear, Rows};
+use super::buffers::{Linear, Rows, VECTOR};
 use super::{Bucket, Cuda};
 use crate::clock;
 use crate::engine::{Backend, Epilogue, LinearInit};
@@ -61,9 +61,15 @@ impl CublasLt {
         Some(Self { handle, workspace, layers: Mutex::default(), plans: Mutex::default() })
     }
 
-    /// Remembers a layer for [`Cuda::choose_products`].
+    /// Remembers a layer for [`Cuda::choose_products`]. The few columns of a classifier stay ours, in f32.
     pub(super) fn add_layer(&self, w: &Linear) {
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner).insert((w.n, w.k));
+        if w.n.is_multiple_of(VECTOR) && w.k.is_multiple_of(VECTOR) {
+            self.layers().insert((w.n, w.k));
+        }
+    }
+
+    fn layers(&self) -> MutexGuard<'_, BTreeSet<(usize, usize)>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plans(&self) -> MutexGuard<'_, HashMap<Shape, Plan>> {
@@ -178,13 +184,20 @@ fn set<T>(
 // === The choice at load ===
 
 impl Cuda {
+    /// Layers prepared so far are not the model's: the self-check's.
+    pub fn forget_layers(&self) {
+        if let Some(library) = &self.cublaslt {
+            library.layers().clear();
+        }
+    }
+
     /// Tries the library on every size of batch and every layer, and keeps it where it agrees and is faster.
     ///
     /// # Errors
     /// The device fails.
     pub fn choose_products(&self, max_tokens: usize) -> Result<(), DeviceError> {
         let Some(library) = &self.cublaslt else { return Ok(()) };
-        let layers = library.layers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let layers = library.layers().clone();
         let (mut num_tried, mut num_chosen) = (0, 0);
         for (n, k) in layers {
             for m in Bucket::sizes(max_tokens) {

@@ -3,7 +3,7 @@
 //! Two slots let the next batch be copied while this one computes. Forward passes run one after another on
 //! the computing stream, so they share their activations; only the arrays of a slot are its own.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use cudarc::driver::sys::{CU_MEMHOSTALLOC_PORTABLE, CUdeviceptr};
 use cudarc::driver::{CudaEvent, DevicePtr, PinnedHostSlice, result};
@@ -143,14 +143,11 @@ impl Slot {
     /// Waits for the batch begun last and writes its rows to `out`, `[num_sequences, width]`.
     ///
     /// # Errors
-    /// The batch failed, or took longer than `timeout`: then the device is lost.
-    pub fn finish(&self, timeout: Duration, out: &mut [f32]) -> Result<(), DeviceError> {
-        let deadline = clock::now() + timeout;
+    /// The batch failed, or was not done at `deadline`: then the device is lost.
+    pub fn finish(&self, deadline: Instant, out: &mut [f32]) -> Result<(), DeviceError> {
         while !self.done.try_is_complete().map_err(fault("computing a batch"))? {
             if clock::now() > deadline {
-                let seconds = timeout.as_secs_f64();
-                let message = format!("the device hangs: a batch took more than {seconds} s");
-                return Err(DeviceError::lost(message));
+                return Err(DeviceError::lost("the device hangs: a batch took too long"));
             }
             std::thread::sleep(POLL);
         }

@@ -1,9 +1,10 @@
 //! Runs a model on a GPU: the next batch is copied in and queued while this one computes.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Family, Scorer, check_room};
+use crate::clock;
 use crate::engine::cuda::{Bucket, Cuda, Graphs, Slot};
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
@@ -25,6 +26,8 @@ pub struct Pipeline<F: Family<Cuda>> {
     next_slot: usize,
     /// The slots of the batches begun and not yet asked for, oldest first, or why one could not begin.
     begun: VecDeque<Result<usize, DeviceError>>,
+    /// When the oldest of them had the device to itself.
+    since: Instant,
     /// Once the device is lost, every batch is told so at once.
     lost: Option<DeviceError>,
 }
@@ -55,6 +58,7 @@ impl<F: Family<Cuda>> Pipeline<F> {
             timeout,
             next_slot: 0,
             begun: VecDeque::with_capacity(NUM_SLOTS),
+            since: clock::now(),
             lost: None,
             cuda,
         })
@@ -93,6 +97,9 @@ impl<F: Family<Cuda>> Scorer for Pipeline<F> {
             self.begun.len() < NUM_SLOTS,
             "no batch is begun before the last but one is asked for"
         );
+        if self.begun.is_empty() {
+            self.since = clock::now();
+        }
         let slot = self.try_begin(batch);
         self.begun.push_back(slot);
     }
@@ -109,7 +116,10 @@ impl<F: Family<Cuda>> Scorer for Pipeline<F> {
 
     fn is_done(&self) -> bool {
         match self.begun.front() {
-            Some(Ok(slot)) => self.slots[*slot].is_done(),
+            Some(Ok(slot)) => {
+                // Of a device that hangs, `score` says so.
+                self.slots[*slot].is_done() || clock::now() > self.since + self.timeout
+            }
             _ => true,
         }
     }
@@ -121,7 +131,9 @@ impl<F: Family<Cuda>> Scorer for Pipeline<F> {
         }
         let slot = self.begun.pop_front();
         let scored = slot.unwrap_or_else(|| Err(DeviceError::new("no batch was begun")));
-        let scored = scored.and_then(|slot| self.slots[slot].finish(self.timeout, out));
+        let deadline = self.since + self.timeout;
+        let scored = scored.and_then(|slot| self.slots[slot].finish(deadline, out));
+        self.since = clock::now();
         if let Err(fault) = &scored
             && fault.lost
         {
