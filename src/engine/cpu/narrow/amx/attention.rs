@@ -240,8 +240,11 @@ unsafe fn exp2(x: __m512) -> __m512 {
 unsafe fn softmax(scores: *mut f32, len: usize, padded: usize, weights: *mut u16) -> f32 {
     // SAFETY: below `padded`.
     unsafe {
-        for i in len..padded {
-            *scores.add(i) = NO_KEY;
+        if len < padded {
+            let (last, beyond) = (scores.add(padded - BLOCK), !0u32 << (len % BLOCK));
+            let no_key = S::splat(NO_KEY);
+            _mm512_mask_storeu_ps(last, beyond as __mmask16, no_key);
+            _mm512_mask_storeu_ps(last.add(LANES), (beyond >> LANES) as __mmask16, no_key);
         }
         let mut max = [S::splat(NO_KEY); 2];
         for i in (0..padded).step_by(BLOCK) {
