@@ -13,7 +13,7 @@ use rerankd::engine::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, Norm
 const ROWS: usize = 128;
 const HIDDEN: usize = 384;
 const HEADS: usize = 12;
-const RUNS: usize = 100;
+const RUNS: usize = 400;
 
 fn main() {
     let arguments: Vec<String> =

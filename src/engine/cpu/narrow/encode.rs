@@ -32,10 +32,13 @@ pub(super) unsafe fn encode<S: Lanes>(args: &EncodeArgs) {
     }
 }
 
+/// Vectors that are read side by side: not more than a step of k, to which rows are padded.
+const CHAINS: usize = 4;
+
 /// Spreads [min(row, 0), max(row, 0)] over the codes: zero has a code, so padding costs nothing.
 ///
 /// # Safety
-/// The row and its codes are as long as `width` rounded up to whole vectors, zeros after `width`.
+/// The row and its codes are as long as `width` rounded up to a step of k, zeros after `width`.
 #[inline(always)]
 unsafe fn row_codes<S: Lanes, N: Numbers<S>>(
     row: *const N::Number,
@@ -45,16 +48,24 @@ unsafe fn row_codes<S: Lanes, N: Numbers<S>>(
     // SAFETY: the caller's promise.
     unsafe {
         let zero = S::splat(0.0);
-        let (mut low, mut high, mut nothing) = (zero, zero, zero);
-        for i in (0..width).step_by(S::LANES) {
-            let x = N::load(row.add(i));
-            low = S::min(low, x);
-            high = S::max(high, x);
-            nothing = S::fma(x, zero, nothing);
+        // Chains side by side, or each would wait for its last result.
+        let (mut low, mut high, mut nothing) = ([zero; CHAINS], [zero; CHAINS], [zero; CHAINS]);
+        for i in (0..width).step_by(CHAINS * S::LANES) {
+            for j in 0..CHAINS {
+                let x = N::load(row.add(i + j * S::LANES));
+                low[j] = S::min(low[j], x);
+                high[j] = S::max(high[j], x);
+                nothing[j] = S::fma(x, zero, nothing[j]);
+            }
         }
-        let low = -S::reduce_max(S::sub(zero, low));
+        for j in 1..CHAINS {
+            low[0] = S::min(low[0], low[j]);
+            high[0] = S::max(high[0], high[j]);
+            nothing[0] = S::add(nothing[0], nothing[j]);
+        }
+        let low = -S::reduce_max(S::sub(zero, low[0]));
         // Minimum and maximum pass over a NaN; a row that has one must not look like numbers.
-        let (code, inverse) = code_of(low, S::reduce_max(high) + S::reduce_add(nothing));
+        let (code, inverse) = code_of(low, S::reduce_max(high[0]) + S::reduce_add(nothing[0]));
         let (inverse, code_of_zero) = (S::splat(inverse), S::splat(code.zero));
         for i in (0..width).step_by(S::LANES) {
             let x = S::fma(N::load(row.add(i)), inverse, code_of_zero);

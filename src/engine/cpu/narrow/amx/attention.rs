@@ -3,7 +3,7 @@
 //! Per head the keys are transposed and the values paired into packed tiles; then each block of 32 queries
 //! makes its scores, their softmax and the weighted values while they are in the first-level caches.
 
-use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, multiply, store_sums, zero_sums};
+use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, exchange, multiply, store_sums};
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
@@ -140,19 +140,25 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
         let row_bytes = 2 * args.qkv_stride;
         let steps = dim / BLOCK;
         for key in (0..len).step_by(BLOCK) {
-            zero_sums();
+            // Each tile's scores are stored as the next one begins; the first stores what none will read.
+            let before = work.scores.add(key.saturating_sub(BLOCK)).cast();
             for step in 0..steps {
                 let rows = query.add(step * STEP_BYTES);
                 let keys = work.keys.add((key / TILE_ROWS * steps + step) * TILE_BYTES);
-                multiply::<false>(&Operands {
+                let operands = Operands {
                     rows: [rows, rows.add(TILE_ROWS * row_bytes)],
                     row_bytes,
                     columns: [keys, keys.add(steps * TILE_BYTES)],
                     column_bytes: STEP_BYTES,
-                });
+                };
+                if step == 0 {
+                    exchange::<false>(&operands, before, 4 * scores_stride);
+                } else {
+                    multiply::<false>(&operands);
+                }
             }
-            store_sums(work.scores.add(key).cast(), 4 * scores_stride);
         }
+        store_sums(work.scores.add(len - BLOCK).cast(), 4 * scores_stride);
         let mut scale = [0f32; BLOCK];
         for (i, scale) in scale.iter_mut().enumerate().take(rows) {
             let (scores, weights) =
@@ -160,18 +166,22 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
             *scale = 1.0 / softmax(scores, args.len, len, weights);
         }
         for column in (0..dim).step_by(BLOCK) {
-            zero_sums();
             for key in (0..len).step_by(BLOCK) {
                 let weights = work.weights.add(key).cast::<u8>();
                 let values = work
                     .values
                     .add((key / BLOCK * (dim / TILE_ROWS) + column / TILE_ROWS) * TILE_BYTES);
-                multiply::<false>(&Operands {
+                let operands = Operands {
                     rows: [weights, weights.add(TILE_ROWS * 2 * weights_stride)],
                     row_bytes: 2 * weights_stride,
                     columns: [values, values.add(TILE_BYTES)],
                     column_bytes: STEP_BYTES,
-                });
+                };
+                if key == 0 {
+                    exchange::<false>(&operands, work.tile.cast(), 4 * BLOCK);
+                } else {
+                    multiply::<false>(&operands);
+                }
             }
             store_sums(work.tile.cast(), 4 * BLOCK);
             let columns = BLOCK.min(args.head_dim - column);
@@ -230,8 +240,11 @@ unsafe fn exp2(x: __m512) -> __m512 {
 unsafe fn softmax(scores: *mut f32, len: usize, padded: usize, weights: *mut u16) -> f32 {
     // SAFETY: below `padded`.
     unsafe {
-        for i in len..padded {
-            *scores.add(i) = NO_KEY;
+        if len < padded {
+            let (last, beyond) = (scores.add(padded - BLOCK), !0u32 << (len % BLOCK));
+            let no_key = S::splat(NO_KEY);
+            _mm512_mask_storeu_ps(last, beyond as __mmask16, no_key);
+            _mm512_mask_storeu_ps(last.add(LANES), (beyond >> LANES) as __mmask16, no_key);
         }
         let mut max = [S::splat(NO_KEY); 2];
         for i in (0..padded).step_by(BLOCK) {

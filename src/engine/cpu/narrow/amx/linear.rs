@@ -4,19 +4,20 @@
 //! before it is finished, some rows after each step of k.
 
 use super::super::{BLOCK_ROWS, LinearArgs, STEP_BYTES, STEP_DWORDS};
-use super::{Operands, PANEL, TILE_ROWS, Tiles, finish_row, multiply, store_sums, zero_sums};
-use crate::engine::cpu::avx512::Avx512;
+use super::{Operands, PANEL, TILE_ROWS, Tiles, exchange, finish_row, multiply, store_sums};
+use crate::engine::cpu::avx512;
+
+type S = avx512::Avx512<true>;
 
 #[repr(C, align(64))]
 struct Sums([u32; BLOCK_ROWS * PANEL]);
 
-/// A tile whose sums are made and not yet finished.
-#[derive(Clone, Copy)]
-struct Pending {
+/// A tile: 32 rows of the output in one panel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tile {
     panel_idx: usize,
     first: usize,
-    /// The next row of the tile, and one past the last that is wanted.
-    next: usize,
+    /// Those that are wanted; zero for the tile before the first.
     rows: usize,
 }
 
@@ -39,10 +40,11 @@ pub(super) unsafe fn linear_bf16(args: &LinearArgs) {
 #[inline(always)]
 unsafe fn linear<const INT8: bool>(args: &LinearArgs) {
     let panel_bytes = args.steps * STEP_BYTES * PANEL;
-    let rows_per_step = BLOCK_ROWS.div_ceil(args.steps);
-    let mut sums = [const { Sums([0; BLOCK_ROWS * PANEL]) }; 2];
-    let mut current = 0;
-    let mut pending = Pending { panel_idx: 0, first: 0, next: 0, rows: 0 };
+    // The first step stores the sums: finishing waits for the second, if there is one.
+    let wait = usize::from(args.steps > 1);
+    let rows_per_step = BLOCK_ROWS.div_ceil(args.steps - wait);
+    let mut sums = Sums([0; BLOCK_ROWS * PANEL]);
+    let mut before = Tile::default();
     // SAFETY: the caller's promise.
     let tiles = unsafe { Tiles::configure() };
     // Panels outside, rows inside: a panel is read from memory once and stays in cache for all rows.
@@ -52,53 +54,52 @@ unsafe fn linear<const INT8: bool>(args: &LinearArgs) {
             unsafe {
                 let x = args.x.add(first * args.x_stride_bytes);
                 let panel = args.panels.add(panel_idx * panel_bytes);
-                zero_sums();
                 for step in 0..args.steps {
                     let x = x.add(step * STEP_BYTES);
                     let weights = panel.add(step * STEP_DWORDS * PANEL * 4);
-                    multiply::<INT8>(&Operands {
+                    let operands = Operands {
                         rows: [x, x.add(TILE_ROWS * args.x_stride_bytes)],
                         row_bytes: args.x_stride_bytes,
                         columns: [weights, weights.add(STEP_BYTES)],
                         column_bytes: PANEL * 4,
-                    });
-                    finish::<INT8>(args, &mut pending, &sums[current ^ 1], rows_per_step);
+                    };
+                    if step == 0 {
+                        exchange::<INT8>(&operands, sums.0.as_mut_ptr(), PANEL * 4);
+                    } else {
+                        multiply::<INT8>(&operands);
+                    }
+                    if step >= wait {
+                        let next = (step - wait) * rows_per_step;
+                        finish::<INT8>(args, before, &sums, next, rows_per_step);
+                    }
                 }
-                store_sums(sums[current].0.as_mut_ptr(), PANEL * 4);
             }
-            current ^= 1;
-            let rows = BLOCK_ROWS.min(args.rows - first);
-            pending = Pending { panel_idx, first, next: 0, rows };
+            before = Tile { panel_idx, first, rows: BLOCK_ROWS.min(args.rows - first) };
         }
     }
-    drop(tiles);
-    // SAFETY: as above.
-    unsafe { finish::<INT8>(args, &mut pending, &sums[current ^ 1], BLOCK_ROWS) };
+    // SAFETY: the sums are those of the last tile.
+    unsafe {
+        store_sums(sums.0.as_mut_ptr(), PANEL * 4);
+        drop(tiles);
+        finish::<INT8>(args, before, &sums, 0, BLOCK_ROWS);
+    }
 }
 
-/// Finishes the next `num_rows` rows of the pending tile, as far as it has them.
+/// Finishes `num_rows` rows of a tile from `next` on, as far as it has them.
 ///
 /// # Safety
 /// As for [`linear`]; `sums` are those of the tile.
 #[inline(always)]
 unsafe fn finish<const INT8: bool>(
     args: &LinearArgs,
-    pending: &mut Pending,
+    tile: Tile,
     sums: &Sums,
+    next: usize,
     num_rows: usize,
 ) {
-    let end = pending.rows.min(pending.next + num_rows);
-    for row in pending.next..end {
-        let raw = &sums.0[row * PANEL..][..PANEL];
+    for row in next..tile.rows.min(next + num_rows) {
+        let raw = sums.0[row * PANEL..][..PANEL].as_ptr();
         // SAFETY: the row is one of the tile's, the panel the tile's.
-        unsafe {
-            finish_row::<Avx512<true>, 2, INT8>(
-                args,
-                raw.as_ptr(),
-                pending.first + row,
-                pending.panel_idx,
-            );
-        }
+        unsafe { finish_row::<S, 2, INT8>(args, raw, tile.first + row, tile.panel_idx) };
     }
-    pending.next = end;
 }

@@ -95,36 +95,68 @@ struct Operands {
     column_bytes: usize,
 }
 
-#[inline(always)]
-unsafe fn zero_sums() {
-    // SAFETY: the caller holds `Tiles`.
-    unsafe {
+/// The operands of the tile instructions below, and what they change.
+macro_rules! tiles {
+    ($operands:ident, [$($line:expr),* $(,)?] $(, $name:ident = $value:expr)*) => {
         asm!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            options(nostack, nomem, preserves_flags)
-        );
-    }
-}
-
-macro_rules! multiply {
-    ($operands:ident, $product:literal) => {
-        asm!(
-            "tileloadd tmm4, [{r0} + {row} * 1]",
-            "tileloadd tmm6, [{c0} + {column} * 1]",
-            "tileloadd tmm7, [{c1} + {column} * 1]",
-            concat!($product, " tmm0, tmm4, tmm6"),
-            "tileloadd tmm5, [{r1} + {row} * 1]",
-            concat!($product, " tmm1, tmm4, tmm7"),
-            concat!($product, " tmm2, tmm5, tmm6"),
-            concat!($product, " tmm3, tmm5, tmm7"),
+            $($line,)*
             r0 = in(reg) $operands.rows[0], r1 = in(reg) $operands.rows[1],
             row = in(reg) $operands.row_bytes,
             c0 = in(reg) $operands.columns[0], c1 = in(reg) $operands.columns[1],
             column = in(reg) $operands.column_bytes,
+            $($name = in(reg) $value,)*
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack, readonly, preserves_flags)
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// Rows come by `tileloaddt1`: they are read once a panel, and must not drive the panel out of the
+/// first-level cache.
+macro_rules! multiply {
+    ($operands:ident, $product:literal) => {
+        tiles!(
+            $operands,
+            [
+                "tileloaddt1 tmm4, [{r0} + {row} * 1]",
+                "tileloadd tmm6, [{c0} + {column} * 1]",
+                "tileloadd tmm7, [{c1} + {column} * 1]",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                "tileloaddt1 tmm5, [{r1} + {row} * 1]",
+                concat!($product, " tmm1, tmm4, tmm7"),
+                concat!($product, " tmm2, tmm5, tmm6"),
+                concat!($product, " tmm3, tmm5, tmm7"),
+            ]
+        )
+    };
+}
+
+macro_rules! exchange {
+    ($operands:ident, $product:literal, $out:ident, $out_bytes:ident) => {
+        tiles!(
+            $operands,
+            [
+                "tileloaddt1 tmm4, [{r0} + {row} * 1]",
+                "tileloadd tmm6, [{c0} + {column} * 1]",
+                "tilestored [{high} + {stride} * 1], tmm0",
+                "tilezero tmm0",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                "tileloadd tmm7, [{c1} + {column} * 1]",
+                "tilestored [{high} + {stride} * 1 + 64], tmm1",
+                "tilezero tmm1",
+                concat!($product, " tmm1, tmm4, tmm7"),
+                "tileloaddt1 tmm5, [{r1} + {row} * 1]",
+                "tilestored [{low} + {stride} * 1], tmm2",
+                "tilezero tmm2",
+                concat!($product, " tmm2, tmm5, tmm6"),
+                "tilestored [{low} + {stride} * 1 + 64], tmm3",
+                "tilezero tmm3",
+                concat!($product, " tmm3, tmm5, tmm7"),
+            ],
+            high = $out,
+            low = $out.byte_add(TILE_ROWS * $out_bytes),
+            stride = $out_bytes
         )
     };
 }
@@ -141,6 +173,23 @@ unsafe fn multiply<const INT8: bool>(operands: &Operands) {
             multiply!(operands, "tdpbusd");
         } else {
             multiply!(operands, "tdpbf16ps");
+        }
+    }
+}
+
+/// [`store_sums`] of the tile before and the first step of the next, woven: the tile unit has a product to
+/// make while each of the others is stored. Right after `Tiles::configure` the sums are zeros.
+///
+/// # Safety
+/// As for both.
+#[inline(always)]
+unsafe fn exchange<const INT8: bool>(operands: &Operands, out: *mut u32, out_bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if INT8 {
+            exchange!(operands, "tdpbusd", out, out_bytes);
+        } else {
+            exchange!(operands, "tdpbf16ps", out, out_bytes);
         }
     }
 }
