@@ -32,6 +32,19 @@ fn a_model_gives_the_logits_of_the_cpu_at_every_length() {
     }
 }
 
+/// All of these fill one bucket of tokens.
+#[test]
+fn batches_of_one_size_and_other_numbers_of_sequences_do_not_share_a_graph() {
+    let folder = tiny_model();
+    let (mut cpu, mut gpu) = (on_cpu(folder.path()), on_gpus(folder.path(), 512).remove(0));
+    for lens in [&[60][..], &[20, 20, 20], &[9; 7], &[61], &[31, 31]] {
+        let batch = packed(lens, TINY_VOCAB, 3);
+        let (expected, got) = (score(&mut *cpu, &batch), score(&mut *gpu, &batch));
+        let difference = largest_difference(&expected, &got);
+        assert!(difference < TINY_TOLERANCE, "{lens:?}: {difference}");
+    }
+}
+
 #[test]
 fn a_pair_has_the_same_bits_alone_and_among_mates() {
     let folder = tiny_model();
