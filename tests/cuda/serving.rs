@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::emulator;
-use crate::server::{Server, rerankd};
+use crate::server::{Server, eventually, rerankd};
 use crate::support::tiny_model;
 
 /// A folder that holds the emulator under the driver's name, for the library path.
@@ -69,17 +69,6 @@ fn assert_refused(output: &Output, reason: &str) {
     assert!(log.contains(reason), "no '{reason}' in {log}");
     assert!(!log.contains("panicked"), "{log}");
     assert_eq!(output.status.code(), Some(1), "{log}");
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("it never came to pass that {what}");
 }
 
 #[test]

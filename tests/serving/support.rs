@@ -158,6 +158,17 @@ impl Drop for Server {
     }
 }
 
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it never came to pass that {what}");
+}
+
 fn answer(response: ureq::http::Response<ureq::Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let mut text = String::new();

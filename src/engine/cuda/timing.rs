@@ -49,7 +49,10 @@ impl Cuda {
     }
 
     /// Seconds of the best run.
-    fn best(&self, mut run: impl FnMut() -> Result<(), DeviceError>) -> Result<f64, DeviceError> {
+    pub(super) fn best(
+        &self,
+        mut run: impl FnMut() -> Result<(), DeviceError>,
+    ) -> Result<f64, DeviceError> {
         // The first run pays for what is made on first use.
         run()?;
         self.synchronize()?;
