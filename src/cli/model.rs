@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 
 use super::Failure;
 use super::hardware::Hardware;
-use crate::config::ModelConfig;
+use crate::config::{Device, ModelConfig};
 use crate::engine::Dtype;
+use crate::error::ModelError;
 use crate::model::loader::{Gpus, LoadOptions};
 use crate::model::source::{HubOptions, Source};
 use crate::rerank::{Prepared, prepare};
@@ -30,7 +31,14 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
         dtype: config.dtype.named(),
         gpus,
     };
-    let prepared = prepare(&files, &options)?;
+    let prepared = match prepare(&files, &options) {
+        // The batches stay as large as a GPU's: an operator who reads the warning will set one or the other.
+        Err(ModelError::Device(why)) if config.device == Device::Auto && options.gpus.is_some() => {
+            tracing::warn!(%why, "computing on the CPU");
+            prepare(&files, &LoadOptions { gpus: None, ..options })?
+        }
+        prepared => prepared?,
+    };
     if prepared.max_length > config.max_batch_tokens {
         return Err(Failure::Usage(format!(
             "max-batch-tokens: {} is less than one sequence of this model may have ({})",

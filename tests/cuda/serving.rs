@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::emulator;
-use crate::server::{Server, eventually, rerankd};
+use crate::server::{Server, eventually, rerankd, tiny_bert};
 use crate::support::tiny_model;
 
 /// A folder that holds the emulator under the driver's name, for the library path.
@@ -186,6 +186,22 @@ fn auto_takes_the_gpu() {
     command.arg(model.path());
     let server = Server::spawn(command).when_ready();
     assert_eq!(server.get("/info").json()["model_dtype"], "float16");
+}
+
+#[test]
+fn auto_computes_on_the_cpu_what_the_gpu_cannot() {
+    let driver = driver();
+    let mut command = rerankd();
+    command.env("LD_LIBRARY_PATH", driver.path());
+    // Heads of 16 have no kernel.
+    command
+        .args(["serve", "--port", "0", "--max-batch-tokens", "1024", "--model"])
+        .arg(tiny_bert());
+    let server = Server::spawn(command).when_ready();
+    assert!(
+        server.logged("heads of 16 are not supported") && server.logged("computing on the CPU")
+    );
+    assert_eq!(server.get("/info").json()["model_dtype"], "float32");
 }
 
 /// Past the launches of loading, most of which are the self-check's.
