@@ -53,10 +53,13 @@ fn score(name: &str, folder: &str, isa: Isa, dtype: Dtype) -> Scored {
     let mut golden: Vec<Golden> = serde_json::from_slice(&json).unwrap();
     if folder == "models/default" {
         // Six real layers take plain Rust a minute for all pairs in f32, and many in what it must take apart; a
-        // sample shows as much, since the tiny models give all their pairs to it.
+        // sample shows as much, of short pairs there, since the tiny models give all their pairs to it.
+        if isa == Isa::Portable && dtype != Dtype::F32 {
+            golden.retain(|pair| pair.query.len() + pair.document.len() < 150);
+        }
         let step = match (isa, dtype) {
             (Isa::Portable, Dtype::F32) => 9,
-            (Isa::Portable, _) => 110,
+            (Isa::Portable, _) => 20,
             (_, Dtype::F32) => 1,
             _ => 3,
         };
