@@ -2,12 +2,13 @@
 //!
 //! `cargo bench --bench load [-- MODEL_FOLDER]`; the default model otherwise.
 
-mod measure;
+#[path = "measure/time.rs"]
+mod time;
 
-use measure::{best_cpu_time, best_time};
 use rerankd::model::loader::{LoadOptions, load};
 use rerankd::model::source::ModelFiles;
 use std::path::PathBuf;
+use time::{best_cpu_time, best_time};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));

@@ -7,9 +7,9 @@ use crate::engine::cuda::{Cuda, Timing, probe};
 use crate::engine::selfcheck::compare;
 use crate::error::{DeviceError, ModelError};
 
-/// Check every kernel on this machine's GPUs against the CPU, and time them
+/// Check what this machine's GPUs compute against the CPU, and time them
 ///
-/// Every operation runs on small data on both; a serving process does the same
+/// Every operation that a served model asks for runs on small data on both; a serving process does the same
 /// at each start. Then products and attention are timed against the card's own
 /// ceilings: a copy within its memory, and its best product.
 ///

@@ -89,14 +89,6 @@ impl Cuda {
         })
     }
 
-    /// Bytes of device memory that nobody has taken.
-    ///
-    /// # Errors
-    /// The driver does not answer.
-    pub fn free_memory_bytes(&self) -> Result<usize, DeviceError> {
-        self.context.mem_get_info().map(|(free, _)| free).map_err(fault("asking for free memory"))
-    }
-
     /// A batch on the device by itself, outside of the slots.
     ///
     /// # Errors
