@@ -1,16 +1,11 @@
 //! The emulated driver in this process: opened by its path, then found by the name it bears.
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use rerankd::engine::cuda::probe::{Device, probe};
 
-/// cargo builds the library of a dependency beside the tests that depend on it.
-pub fn library() -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    test.with_file_name("libsimt.so")
-}
+use crate::fixtures::library;
 
 /// The GPUs of the emulated driver. No other may be found: results of a card are not those of a test.
 pub fn gpus() -> Vec<Device> {

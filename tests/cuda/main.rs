@@ -4,10 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod emulator;
+mod fixtures;
 mod models;
 mod operations;
-#[path = "../serving/support.rs"]
-#[allow(dead_code, reason = "the serving tests use the rest")]
-mod server;
-mod serving;
 mod support;

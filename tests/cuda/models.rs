@@ -7,6 +7,7 @@ use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, Truncation};
 use rerankd::rerank::{Prepared, prepare};
 
+use crate::fixtures::tiny_model;
 use crate::support::*;
 
 /// Of the tiny model: three layers of f16 roundings, whose sum moves a logit by a part in a thousand.

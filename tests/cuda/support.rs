@@ -1,6 +1,6 @@
 //! Models and batches for both engines.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rerankd::batch::Sequences;
@@ -13,23 +13,6 @@ use crate::emulator;
 
 /// Long enough for a batch on an emulator on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
-
-/// A model of random weights whose heads have a size that the kernels know: the weights of another, cut into two
-/// heads instead of four.
-pub fn tiny_model() -> tempfile::TempDir {
-    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
-    let to = tempfile::tempdir().unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
-    }
-    let config = to.path().join("config.json");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let heads = "\"num_attention_heads\": ";
-    assert!(text.contains(&format!("{heads}4")), "the model that this one is made from changed");
-    std::fs::write(&config, text.replace(&format!("{heads}4"), &format!("{heads}2"))).unwrap();
-    to
-}
 
 /// One scorer for each emulated GPU.
 pub fn on_gpus(folder: &Path, max_batch_tokens: usize) -> Vec<Box<dyn Scorer>> {

@@ -6,6 +6,9 @@
 mod bad_input;
 mod bad_models;
 mod command_line;
+#[path = "../cuda/fixtures.rs"]
+mod fixtures;
+mod gpu;
 mod lifecycle;
 mod scoring;
 mod support;

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::emulator;
-use crate::server::{Server, eventually, rerankd, tiny_bert};
-use crate::support::tiny_model;
+use crate::fixtures::{library, tiny_model};
+use crate::support::{Server, eventually, rerankd, tiny_bert};
 
 /// A folder that holds the emulator under the driver's name, for the library path.
 fn driver() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(emulator::library(), folder.path().join("libcuda.so")).unwrap();
+    std::os::unix::fs::symlink(library(), folder.path().join("libcuda.so")).unwrap();
     folder
 }
 
@@ -123,8 +122,8 @@ fn hopper_serves_with_its_own_product() {
 /// A server whose library path also has the emulated cuBLASLt.
 fn start_with_cublaslt(switches: &[(&str, &str)]) -> Running {
     let (driver, model) = (driver(), tiny_model());
-    let library = driver.path().join("libcublasLt.so");
-    std::os::unix::fs::symlink(emulator::library(), library).unwrap();
+    let cublaslt = driver.path().join("libcublasLt.so");
+    std::os::unix::fs::symlink(library(), cublaslt).unwrap();
     let mut command = serve(driver.path(), model.path(), switches);
     command.args(["--batch-invariant", "false"]);
     Running { server: Server::spawn(command).when_ready(), _folders: [driver, model] }
