@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::fake::Fake;
-use crate::support::tiny_bert;
 use crate::{assert_close, eval, here, report};
 
 /// The key in reports, and in what `make.py` wrote.
@@ -77,22 +76,6 @@ fn the_figures_of_every_query_are_those_of_ir_measures() {
         }
     }
     assert_eq!(num_queries, 2 * rows.len());
-}
-
-#[test]
-fn a_model_and_a_server_of_it_are_compared_and_do_not_differ() {
-    let server = crate::support::Server::start(&[]);
-    let url = format!("http://{}", server.address());
-    let model = tiny_bert();
-    let args = ["--model", model.to_str().unwrap(), "--server", &url];
-    let report = report(&here().join("graded"), &args);
-    let labels: Vec<_> =
-        report["rankings"].as_array().unwrap().iter().map(|r| &r["label"]).collect();
-    assert_eq!(labels, ["before", "first", "second"]);
-    let row = &report["collections"][0];
-    assert_eq!(row["first"]["ndcg@10"], row["second"]["ndcg@10"]);
-    assert_eq!((&row["change"]["ndcg@10"], &row["p_value"]), (&0.0.into(), &1.0.into()));
-    assert!(row["first"]["pairs_per_second"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

@@ -6,10 +6,9 @@
 mod fake;
 mod figures;
 mod files;
+#[path = "../serving/program.rs"]
+mod program;
 mod servers;
-#[allow(dead_code, reason = "shared with the serving tests, of which each uses a part")]
-#[path = "../serving/support.rs"]
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -22,7 +21,7 @@ fn here() -> PathBuf {
 }
 
 fn eval(folder: &Path, args: &[&str]) -> Output {
-    support::rerankd().arg("eval").arg(folder).args(args).output().unwrap()
+    program::rerankd().arg("eval").arg(folder).args(args).output().unwrap()
 }
 
 fn report(folder: &Path, args: &[&str]) -> Value {

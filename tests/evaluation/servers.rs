@@ -110,7 +110,7 @@ fn a_file_that_cannot_be_written_costs_no_measurement() {
 
 #[test]
 fn help_names_the_files_of_a_collection() {
-    let output = crate::support::rerankd().args(["eval", "--help"]).output().unwrap();
+    let output = crate::program::rerankd().args(["eval", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     for part in ["queries.tsv", "qrels.tsv", "candidates.tsv", "minrel", "randomisation"] {
         assert!(help.contains(part), "{part}");

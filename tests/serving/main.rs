@@ -6,9 +6,11 @@
 mod bad_input;
 mod bad_models;
 mod command_line;
+mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
 mod gpu;
 mod lifecycle;
+mod program;
 mod scoring;
 mod support;

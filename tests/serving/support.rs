@@ -8,21 +8,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use crate::program::rerankd;
+
 /// A random-weight model of a few kilobytes: these tests are about everything around the model.
 pub fn tiny_bert() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert")
-}
-
-pub fn rerankd() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rerankd"));
-    // A developer's own settings must not decide a test.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RERANKD_") || name == "RUST_LOG" {
-            command.env_remove(name);
-        }
-    }
-    command.env("HF_HUB_OFFLINE", "1");
-    command
 }
 
 /// A running server, killed when dropped.
