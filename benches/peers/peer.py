@@ -143,16 +143,18 @@ class OpenVino:
 
 
 class SentenceTransformers:
-    settings = ["8", "32"]
+    """f16 is the GPU, the others are the CPU."""
 
     def __init__(self, precision, folder, _sets, threads, _scratch):
         import torch
         from sentence_transformers import CrossEncoder
 
         torch.set_num_threads(threads)
-        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self.model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype},
-                                  max_length=MAX_LENGTH)
+        types = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+        device = "cuda" if precision == "f16" else "cpu"
+        self.settings = ["32", "128", "512"] if precision == "f16" else ["8", "32"]
+        self.model = CrossEncoder(str(folder), device=device, max_length=MAX_LENGTH,
+                                  model_kwargs={"dtype": types[precision]})
 
     def score(self, query, documents, setting):
         pairs = [(query, document) for document in documents]

@@ -1,8 +1,9 @@
 """Writes a workload of our own making: three sets of one query and its documents, the same on every machine.
 
-    python workload.py OUT_FILE
+    python workload.py OUT_FILE [--bulk]
 
-short: 20 documents of about 120 word pieces; mixed: 100, log-normal around 120; long: 20 that fill 512.
+short: 20 documents of about 120 word pieces; mixed: 100, log-normal around 120; long: 20 that fill 512;
+bulk, if asked for: the lengths of mixed for 1,000.
 """
 import json
 import math
@@ -33,6 +34,8 @@ def main():
     source = random.Random(20261126)
     mixed = [min(500, max(8, round(math.exp(source.gauss(math.log(106), 0.6))))) for _ in range(100)]
     lengths = {"short": [106] * 20, "mixed": mixed, "long": [520] * 20}
+    if "--bulk" in sys.argv[2:]:
+        lengths["bulk"] = mixed * 10
     sets = {
         name: {"query": text(source, 6), "documents": [text(source, n) for n in of]}
         for name, of in lengths.items()
