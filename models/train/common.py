@@ -1,13 +1,11 @@
-"""What every step of the recipe shares: the base model, collections on disk, metrics."""
+"""What every step of the recipe shares: the base model, collections on disk."""
 import csv
 import gzip
 import importlib.util
 import json
-import math
 import random
 from pathlib import Path
 
-MAX_LENGTH = 512
 STOP_WORDS = set(
     "a an and are as at be by can did do does for from had has have how in is it its of on or "
     "s that the their this to was were what when where which who why will with would".split()
@@ -76,15 +74,3 @@ def read_collection(folder, max_queries, depth, seed=1):
             list(judged.values()),
         ))
     return out, json.loads((folder / "meta.json").read_text()).get("minrel", 1)
-
-
-def metrics(ranked, judged, minrel):
-    """nDCG@10 (graded, linear gain), MRR@10 and P@1 of one ranked list of grades."""
-    dcg = lambda grades: sum(g / math.log2(i + 2) for i, g in enumerate(grades[:10]))
-    ideal = dcg(sorted((max(0, g) for g in judged), reverse=True))
-    hits = [i for i, g in enumerate(ranked[:10]) if g >= minrel]
-    return (
-        dcg(ranked) / ideal if ideal else 0.0,
-        1 / (hits[0] + 1) if hits else 0.0,
-        float(ranked[0] >= minrel),
-    )

@@ -1,122 +1,57 @@
-"""Rerank test collections and compare with their first-stage order and the bi-encoder's cosine.
+"""How a model, and the teacher, rank the collections that training selects with: nDCG@10.
 
-    python evaluate.py --data DIR --model FOLDER [--queries 100] [--depth 50] [--sets a,b]
+For the figures of a finished model use `rerankd eval`.
 """
-import argparse
-import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
+import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from common import MAX_LENGTH, base_model, metrics, read_collection
-
-# The checkpoint is chosen on these, so what they say of the final model is a little flattered.
-QUICK = ["cranfield", "cacm", "covidqa", "musique-mini", "trec-dl-2021", "wikiqa-test"]
-FULL = QUICK + ["cisi", "hotpotqa-mini", "noveleval", "liveqa-med"]
+from pairs import forward
+from teacher import MIX, PARTS, Scorer, Texts
 
 
-def batched(texts, tokenizer, run, size=16, **options):
-    """`run` over length-sorted batches of texts or pairs, results in the original order."""
-    cut = "only_second" if len(texts) == 2 else True
-    encoded = tokenizer(*texts, truncation=cut, **options)
-    ids = encoded["input_ids"]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    out = [None] * len(ids)
-
-    def work(at):
-        rows = order[at : at + size]
-        batch = tokenizer.pad({k: [v[i] for i in rows] for k, v in encoded.items()}, return_tensors="pt")
-        with torch.inference_mode():
-            result = run(batch)
-        for row, value in zip(rows, result):
-            out[row] = value
-
-    # A batch per thread: see Slices in train.py.
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(work, range(0, len(order), size)))
-    return out
+def ndcg(order_by, grades, ideal):
+    ranked = grades[order_by.argsort(descending=True, stable=True)][:10]
+    discount = 1 / torch.log2(torch.arange(2, 12).float())
+    best = (ideal * discount).sum()
+    return float((ranked * discount[: len(ranked)]).sum() / best) if best > 0 else 0.0
 
 
-def cross_scores(model, tokenizer, collection, max_length):
-    pairs = [(query, doc) for query, docs, *_ in collection for doc in docs]
-    run = lambda batch: model(**batch).logits[:, 0]
-    return [v.item() for v in batched(list(zip(*pairs)), tokenizer, run, max_length=max_length)]
+class Collection:
+    """A test collection's queries, candidates and grades."""
+
+    def __init__(self, file, name, device):
+        self.name = name
+        self.docs, self.queries = Texts(file, f"{name}.docs", device), Texts(file, f"{name}.queries", device)
+        self.count = file[f"{name}.count"].tolist()
+        self.query = torch.repeat_interleave(torch.arange(len(self.count)), torch.tensor(self.count)).to(device)
+        self.grade = torch.from_numpy(file[f"{name}.grade"]).float().clamp(min=0)
+        self.ideal = torch.from_numpy(file[f"{name}.ideal"]).float()
+
+    def mean(self, scores):
+        rows = zip(scores.cpu().split(self.count), self.grade.split(self.count), self.ideal)
+        return sum(ndcg(*row) for row in rows) / len(self.count)
+
+    @torch.inference_mode()
+    def by_model(self, model):
+        doc = torch.arange(len(self.docs), device=self.query.device)
+        length = self.docs.at[1:] - self.docs.at[:-1]
+        out = forward(model, self.queries, self.docs, self.query, doc, torch.zeros_like(length), length, slices=8)
+        return self.mean(out[:, 0])
+
+    def by_teacher(self, base, other):
+        """The teacher's parts and their mix as rankings; BM25 knows the collection's own frequencies."""
+        scorer = Scorer(self.queries, self.docs, base, other)
+        doc = torch.arange(len(self.docs), device=self.query.device)
+        parts = torch.cat([scorer.score(q, d[:, None])[:, 0] for q, d in zip(self.query.split(256), doc.split(256))])
+        split = parts.split(self.count)
+        spread = torch.stack([part.std(0, unbiased=False) for part in split]).mean(0)
+        values = {name: self.mean(parts[:, i]) for i, name in enumerate(PARTS)}
+        values["mix"] = self.mean(parts @ (MIX.to(parts.device) / spread))
+        return values
 
 
-def cosine_scores(model, tokenizer, collection, max_length=256):
-    def run(batch):
-        hidden = model(**batch).last_hidden_state * batch["attention_mask"][..., None]
-        return torch.nn.functional.normalize(hidden.sum(1), dim=-1)
-
-    queries = batched([[query for query, *_ in collection]], tokenizer, run, max_length=max_length)
-    texts = list(dict.fromkeys(doc for _, docs, *_ in collection for doc in docs))
-    vectors = dict(zip(texts, batched([texts], tokenizer, run, max_length=max_length)))
-    return [
-        float(vector @ vectors[doc])
-        for vector, (_, docs, *_) in zip(queries, collection) for doc in docs
-    ]
-
-
-def rank_metrics(collection, minrel, scores=None):
-    """Means over queries; without scores, of the order as given."""
-    at, rows = 0, []
-    for _, docs, grades, judged in collection:
-        ranked = grades
-        if scores is not None:
-            part = scores[at : at + len(docs)]
-            ranked = [grades[i] for i in sorted(range(len(docs)), key=lambda i: -part[i])]
-        at += len(docs)
-        rows.append(metrics(ranked, judged, minrel))
-    return [sum(column) / len(rows) for column in zip(*rows)]
-
-
-def quick_score(model, tokenizer, data, queries=30, depth=20):
-    """nDCG@10 on a small sample of each set, for watching a run."""
-    out = {}
-    for name in QUICK:
-        collection, minrel = read_collection(Path(data) / name, queries, depth)
-        scores = cross_scores(model, tokenizer, collection, 256)
-        out[name] = rank_metrics(collection, minrel, scores)[0]
-    out["mean"] = sum(out.values()) / len(out)
-    return out
-
-
-def main():
-    args = argparse.ArgumentParser(description=__doc__)
-    args.add_argument("--data", type=Path, required=True)
-    args.add_argument("--model", required=True, help="transformers folder")
-    args.add_argument("--queries", type=int, default=100, help="at most, per set")
-    args.add_argument("--depth", type=int, default=50, help="candidates per query")
-    args.add_argument("--sets", default=",".join(FULL))
-    args.add_argument("--json", type=Path, help="write the numbers here too")
-    args = args.parse_args()
-    torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForSequenceClassification.from_pretrained(args.model).eval()
-    encoder = AutoModel.from_pretrained(base_model()).eval()
-
-    columns = ["first stage", "MiniLM cosine", "this model"]
-    show = lambda row: " / ".join(f"{v:.3f}" for v in row)
-    print("| set (queries) | " + " | ".join(columns) + " |\n|---|---|---|---|")
-    table = {}
-    for name in args.sets.split(","):
-        collection, minrel = read_collection(args.data / name, args.queries, args.depth)
-        rows = [
-            rank_metrics(collection, minrel),
-            rank_metrics(collection, minrel, cosine_scores(encoder, tokenizer, collection)),
-            rank_metrics(collection, minrel, cross_scores(model, tokenizer, collection, MAX_LENGTH)),
-        ]
-        table[name] = dict(zip(columns, rows))
-        print(f"| {name} ({len(collection)}) | " + " | ".join(map(show, rows)) + " |", flush=True)
-    means = [
-        [sum(t[c][i] for t in table.values()) / len(table) for i in range(3)] for c in columns
-    ]
-    print("| **mean** | " + " | ".join(map(show, means)) + " |")
-    if args.json:
-        args.json.write_text(json.dumps(table, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def show(title, rows):
+    names = list(rows[0][1])
+    print(f"{title:18}" + "".join(f"{name:>9}" for name in names))
+    for name, values in rows + [("mean", {n: np.mean([v[n] for _, v in rows]) for n in names})]:
+        print(f"{name:18}" + "".join(f"{values[n]:9.4f}" for n in names), flush=True)

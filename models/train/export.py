@@ -1,6 +1,6 @@
-"""Step 5: package a trained transformers folder as the compact model, or expand it again.
+"""Step 4: package a trained transformers folder as the compact model, or expand it again.
 
-    python export.py --model RUN/best RUN/last --out models/default
+    python export.py --model RUN/out --out models/default [--scale A --offset B]
     python export.py --package models/default --expand OUT
 
 Compact weights are a safetensors file in which every 2-D tensor X of at least 64 columns is I8,
@@ -65,8 +65,11 @@ def save(tensors, folder, metadata):
     path.chmod(0o644)  # safetensors writes it for the owner alone
 
 
-def package(models, out):
-    """The mean of the trained folders `models`, of one run, as the compact package `out`."""
+def package(models, out, scale, offset):
+    """The mean of the trained folders `models`, of one run, as the compact package `out`.
+
+    Its logits are the trained ones times `scale` plus `offset`, as calibrate.py found them.
+    """
     out.mkdir(parents=True, exist_ok=True)
     runs = [load_file(model / "model.safetensors") for model in models]
     tensors = {
@@ -74,6 +77,8 @@ def package(models, out):
         for name in runs[0]
         if not name.endswith("position_ids")
     }
+    tensors["classifier.weight"] = tensors["classifier.weight"] * scale
+    tensors["classifier.bias"] = tensors["classifier.bias"] * scale + offset
     save(quantise(tensors), out, METADATA)
 
     trained = json.loads((models[0] / "config.json").read_text())
@@ -121,11 +126,13 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     args.add_argument("--model", type=Path, nargs="+", help="trained folders, averaged into --out")
     args.add_argument("--out", type=Path)
+    args.add_argument("--scale", type=float, default=1.0)
+    args.add_argument("--offset", type=float, default=0.0)
     args.add_argument("--package", type=Path, help="compact package to expand")
     args.add_argument("--expand", type=Path)
     args = args.parse_args()
     if args.model:
-        package(args.model, args.out)
+        package(args.model, args.out, args.scale, args.offset)
     if args.expand:
         expand(args.package or args.out, args.expand)
 

@@ -11,19 +11,11 @@ from pathlib import Path
 
 from common import STOP_WORDS, read_corpus, read_tsv
 
-# Queries taken per set. Reviews and forum posts ("what did I buy?") make little sense without
-# their passage, so few of them; teacher.py also drops those whose positive is not findable.
-MIX = {
-    "train-squad-dev": 4000,
-    "train-squadshifts-wiki": 3000,
-    "train-medquad": 3000,
-    "train-tldr": 2000,
-    "train-nq-open": 1500,
-    "train-squadshifts-amazon": 1500,
-    "train-squadshifts-reddit": 1500,
-}
-UNLABELLED = 10000
-# Passages are encoded once each, the costly part, so keep those that lists will need.
+# Queries taken per set at most. Of reviews and forum posts ("what did I buy?"), which make little sense without their
+# passage, teacher.py drops those whose positive is not findable.
+MOST = 10_000
+# Unlabelled queries for each passage.
+UNLABELLED = 0.8
 NEGATIVES = 3
 
 
@@ -43,25 +35,32 @@ def reword(query, rng):
 
 
 def pseudo_query(text, rng):
-    """A query cut out of a passage: a phrase, keywords or a whole sentence."""
+    """A query cut out of a passage: a phrase, keywords, a whole sentence, or as much as a paragraph."""
+    words = text.split()
+    if len(words) < 6:
+        return None
+    roll = rng.random()
+    if roll < 0.1:
+        size = rng.randint(25, 80)
+        start = rng.randint(0, max(0, len(words) - size))
+        return " ".join(words[start : start + size])
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if len(s.split()) > 3]
     if not sentences:
         return None
     sentence = rng.choice(sentences)
     words = sentence.split()
-    roll = rng.random()
-    if roll < 0.4:
+    if roll < 0.45:
         size = rng.randint(3, 9)
         start = rng.randint(0, max(0, len(words) - size))
         return " ".join(words[start : start + size]).strip(",.;:()")
-    if roll < 0.7:
+    if roll < 0.75:
         return keywords(sentence.lower(), rng.randint(2, 6)) or None
     return " ".join(words[:40])
 
 
 def main():
     args = argparse.ArgumentParser(description=__doc__)
-    args.add_argument("--data", type=Path, required=True, help="folder that holds train-*/")
+    args.add_argument("--data", type=Path, required=True, nargs="+", help="folders that hold train-*/")
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--seed", type=int, default=1)
     args = args.parse_args()
@@ -69,8 +68,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
 
     docs, queries = [], []
-    for name, count in MIX.items():
-        corpus, index = read_corpus(args.data / name), {}
+    for folder in sorted(folder for data in args.data for folder in data.glob("train-*")):
+        name, corpus, index = folder.name, read_corpus(folder), {}
 
         def number(doc):
             if doc not in index:
@@ -78,15 +77,15 @@ def main():
                 docs.append({"set": name, "text": corpus[doc]})
             return index[doc]
 
-        rows = list(read_tsv(args.data / name / "train.tsv"))[1:]
-        for query, positive, negatives in rng.sample(rows, min(count, len(rows))):
+        rows = list(read_tsv(folder / "train.tsv"))[1:]
+        for query, positive, negatives in rng.sample(rows, min(MOST, len(rows))):
             queries.append({
                 "set": name,
                 "text": reword(query, rng),
                 "positive": number(positive),
-                "negatives": [number(n) for n in negatives.split(",")[:NEGATIVES]],
+                "negatives": [number(n) for n in negatives.split(",")[:NEGATIVES] if n],
             })
-    for doc in rng.choices(docs, k=UNLABELLED):
+    for doc in rng.choices(docs, k=int(UNLABELLED * len(docs))):
         if text := pseudo_query(doc["text"], rng):
             queries.append({"set": doc["set"], "text": text})
     rng.shuffle(queries)
