@@ -134,6 +134,18 @@ fn electra_gives_the_reference_logits() {
 }
 
 #[test]
+fn qwen3_gives_the_reference_logits() {
+    check_family("tiny-qwen3-reranker", 9e-2, 1.8e-1);
+    check_family("tiny-qwen3-score", 6.5e-2, 1.7e-1);
+}
+
+#[test]
+fn qwen2_and_llama_give_the_reference_logits() {
+    check_family("tiny-qwen2", 3.5e-2, 9e-2);
+    check_family("tiny-llama", 4.5e-2, 1.6e-1);
+}
+
+#[test]
 fn modernbert_gives_the_reference_logits() {
     check_family("tiny-modernbert", 1.3e-2, 5e-2);
     check_family("tiny-modernbert-cls", 2.5e-2, 3.2e-2);

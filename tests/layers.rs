@@ -155,6 +155,35 @@ proptest! {
     }
 
     #[test]
+    fn norms_of_heads_give_the_reference(
+        m in 1usize..9, heads in (1usize..4, 1usize..3), dim in 1usize..5, seed in 0u64..1000,
+    ) {
+        let (kind, dim) = (kind(Queries::All, heads, Window::ALL), 32 * dim);
+        let (queries, keys) = (values(seed + 5, dim), values(seed + 6, dim));
+        for dtype in DTYPES {
+            let normed = |cpu: &Cpu| {
+                let norm = |gamma| NormInit { kind: NormKind::Rms, gamma, beta: &[], eps: 1e-6 };
+                let mut qkv = product(cpu, m, kind.num_row_heads() * dim, seed);
+                let norm = |gamma| cpu.prepare_norm(&norm(gamma)).unwrap();
+                cpu.head_norm(&mut qkv, &norm(&queries), &norm(&keys), &kind);
+                read(cpu, &qkv)
+            };
+            let expected = normed(&cpu(Isa::Portable, dtype));
+            for cpu in simd(dtype) {
+                assert_close(&cpu, &normed(&cpu), &expected, tolerance(dtype));
+            }
+            // Values stay, and a head of queries has the length that its gamma gives it.
+            let cpu = cpu(Isa::Portable, dtype);
+            let before = read(&cpu, &product(&cpu, m, kind.num_row_heads() * dim, seed));
+            let values_at = (kind.num_heads + kind.num_kv_heads) * dim;
+            prop_assert_eq!(&before[values_at..][..dim], &expected[values_at..][..dim]);
+            let square = before[..dim].iter().map(|x| x * x).sum::<f32>() / dim as f32;
+            let first = before[0] / (square + 1e-6).sqrt() * queries[0];
+            prop_assert!((expected[0] - first).abs() <= tolerance(dtype));
+        }
+    }
+
+    #[test]
     fn a_norm_before_a_layer_keeps_the_sum_and_gives_the_reference(
         m in 1usize..5, width in 5usize..200, seed in 0u64..1000, with_update: bool,
     ) {

@@ -158,7 +158,9 @@ fn published_configs_are_read() {
     for (name, config) in configs {
         let read = check_config(config.to_string().as_bytes());
         let read = read.unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(read.labels.len(), 1, "{name}");
+        // A language model has no labels but those that its prompt asks for.
+        let is_prompted = read.architecture.ends_with("ForCausalLM");
+        assert!(is_prompted || read.labels.len() == 1, "{name}");
         // Without its sizes no family may take it.
         for field in ["vocab_size", "max_position_embeddings"] {
             let mut broken = config.clone();
@@ -179,6 +181,12 @@ fn a_config_of_each_family_names_the_field_without_code() {
         ("BAAI/bge-reranker-base", "quantization_config", json!({"quant_method": "gptq"})),
         ("cross-encoder/ms-marco-electra-base", "embedding_size", json!(0)),
         ("distilbert-base-uncased with one label", "n_heads", json!(7)),
+        ("Qwen/Qwen3-Reranker-0.6B", "num_key_value_heads", json!(5)),
+        ("Qwen/Qwen3-Reranker-0.6B", "head_dim", json!(100)),
+        ("Qwen/Qwen3-Reranker-0.6B", "hidden_act", json!("tanh")),
+        ("Qwen/Qwen3-Reranker-0.6B", "rope_theta", json!(0.5)),
+        ("Qwen/Qwen3-Reranker-0.6B", "use_sliding_window", json!(true)),
+        ("Qwen/Qwen3-Reranker-0.6B", "rope_scaling", json!({"rope_type": "yarn"})),
         ("Alibaba-NLP/gte-reranker-modernbert-base", "num_attention_heads", json!(16)),
         ("Alibaba-NLP/gte-reranker-modernbert-base", "classifier_pooling", json!("max")),
         ("Alibaba-NLP/gte-reranker-modernbert-base", "hidden_activation", json!("mish")),
@@ -198,6 +206,47 @@ fn a_config_of_each_family_names_the_field_without_code() {
             Err(error) => assert_names(&error, &["config.json", field]),
         }
     }
+}
+
+/// A copy of a golden model under another name, with another recipe if one is given.
+fn copy(model: &str, name: &str, recipe: Option<&str>) -> TempDir {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model);
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = parent.path().join(name);
+    std::fs::create_dir(&folder).expect("a folder");
+    for file in ["config.json", FILE, "tokenizer.json"] {
+        std::fs::copy(source.join(file), folder.join(file)).expect("a copy");
+    }
+    if let Some(recipe) = recipe {
+        std::fs::write(folder.join("model.toml"), recipe).expect("a file");
+    }
+    parent
+}
+
+#[test]
+fn a_language_model_without_its_prompt_is_refused() {
+    let options = LoadOptions { threads: NonZeroUsize::new(1), ..LoadOptions::default() };
+    let load_as = |name: &str, recipe: Option<&str>| {
+        let parent = copy("tiny-qwen3-reranker", name, recipe);
+        load(&ModelFiles::open_folder(&parent.path().join(name)).unwrap(), &options)
+    };
+    let prompt = |rest: &str| format!("[prompt]\n{rest}");
+    let known = prompt("query = 'q: {query} d:'\ndocument = ' {document}'\n");
+    let loaded = load_as("some-chat-model", Some(&known)).unwrap();
+    assert_eq!(loaded.head.labels(), ["no", "yes"]);
+    assert!(load_as("My-Qwen3-Reranker-0.6B", None).is_ok());
+
+    let refused = |recipe: Option<&str>, parts: &[&str]| {
+        assert_names(&load_as("some-chat-model", recipe).unwrap_err(), parts);
+    };
+    refused(None, &["model.toml", "prompt", "missing"]);
+    refused(Some("[tolerance]\nf32 = 1e-3\n"), &["model.toml", "prompt", "missing"]);
+    refused(Some(&prompt("query = '{query}'\n")), &["model.toml", "document"]);
+    refused(Some(&known.replace("q: {query}", "q:")), &["prompt.query", "{query}"]);
+    refused(Some(&known.replace("{document}", "{document}{document}")), &["prompt.document"]);
+    refused(Some(&format!("{known}answer = 'x'\n")), &["model.toml", "answer"]);
+    let perhaps = format!("{known}yes = 'perhaps not'\n");
+    refused(Some(&perhaps), &["tokenizer.json", "perhaps not"]);
 }
 
 #[test]

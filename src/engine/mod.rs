@@ -164,6 +164,8 @@ pub struct RopeInit<'a> {
 
 /// Halves of heads are whole vectors of every instruction set.
 pub const ROPE_HEAD_DIM: usize = 32;
+/// A warp of eight columns a thread.
+pub const MAX_HEAD_DIM: usize = 256;
 
 impl RopeInit<'_> {
     /// Cosines and sines, each `[max_positions, head_dim / 2]`. Made in f64: f32 angles near 8,000 lie 5e-4 apart.
@@ -236,6 +238,9 @@ pub trait Backend: Debug + Send + Sync + 'static {
         out: &mut Self::Rows,
     );
 
+    /// `out[t] = word` for each token of the batch: the residual stream of a model that norms later.
+    fn embed(&self, batch: &Self::Batch, embeddings: &Self::Embeddings, out: &mut Self::Rows);
+
     fn linear(&self, x: &Self::Rows, w: &Self::Linear, epilogue: Epilogue, out: &mut Self::Rows);
 
     /// A linear layer whose result is the residual stream; the weight is a precise one.
@@ -243,6 +248,16 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
     /// `out = gate(x[..width]) * x[width..]` in rows of x, which are twice as wide as those of `out`.
     fn gated_activation(&self, x: &Self::Rows, gate: Gate, out: &mut Self::Rows);
+
+    /// Norms each head of queries, and each of keys, in each row of `qkv` by itself; the norms are RMS norms as wide
+    /// as a head, a multiple of [`ROPE_HEAD_DIM`] up to [`MAX_HEAD_DIM`].
+    fn head_norm(
+        &self,
+        qkv: &mut Self::Rows,
+        queries: &Self::Norm,
+        keys: &Self::Norm,
+        kind: &AttentionKind,
+    );
 
     /// Rotates the heads of queries and keys in each row of `qkv` by the position of its token.
     fn rotate(

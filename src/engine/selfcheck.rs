@@ -199,15 +199,23 @@ fn run_rotary<B: Backend>(
     let mut scratch = b.scratch(LENS.into_iter().max().unwrap_or(1), head_dim)?;
     let frequencies: Vec<f64> = (0..head_dim / 2).map(|i| 0.9 / (1 + i) as f64).collect();
     let rope = RopeInit { inverse_frequencies: &frequencies, max_positions: LENS.iter().sum() };
+    let head_norm = |seed| {
+        let gamma: Vec<f32> = values(seed, head_dim).into_iter().map(|x| x + 1.0).collect();
+        let init = NormInit { kind: NormKind::Rms, gamma: &gamma, beta: &[], eps: 1e-6 };
+        b.prepare_norm(&init)
+    };
     for window in [Window::CAUSAL, Window::around(16)] {
         let kind = AttentionKind { window, ..AttentionKind::full(Queries::All, num_heads) };
         b.linear(x, &linear(b, 3 * width, width, 4)?, Epilogue::Bias, &mut qkv);
+        b.head_norm(&mut qkv, &head_norm(10)?, &head_norm(11)?, &kind);
         b.rotate(&mut qkv, batch, &b.prepare_rope(&rope)?, &kind);
         b.attention(&qkv, batch, &kind, &mut scratch, &mut context);
         let operation = format!("rotary attention, heads of {head_dim}, {window:?}");
         kept.keep(&operation, &context, shape.num_tokens, width)?;
     }
     let mut sum = rows(width)?;
+    b.embed(batch, &embeddings(b, width)?, &mut sum);
+    kept.keep("embedding", &sum, shape.num_tokens, width)?;
     b.linear(x, &linear(b, width, width, 6)?, Epilogue::Bias, &mut sum);
     for kind in [NormKind::Layer, NormKind::Rms] {
         let gamma = values(9, width);

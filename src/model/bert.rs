@@ -360,7 +360,12 @@ impl<B: Backend> Loader<'_, B> {
         let qkv = self.layout.qkv.iter().zip(factors);
         let qkv = qkv.map(|(part, factor)| Part { name: name(part), n: hidden, factor });
         Ok(Layer {
-            qkv: self.parameters.stacked(&qkv.collect::<Vec<_>>(), hidden, Bias::Stored)?,
+            qkv: self.parameters.stacked(
+                &qkv.collect::<Vec<_>>(),
+                hidden,
+                Bias::Stored,
+                Meets::Tokens,
+            )?,
             attention_output: linear(self.layout.attention_output, hidden, hidden)?,
             attention_norm: norm(self.layout.attention_norm)?,
             intermediate: linear(self.layout.intermediate, intermediate, hidden)?,

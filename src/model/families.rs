@@ -2,13 +2,18 @@
 
 use super::bert::Original;
 use super::config::Config;
+use super::decoder::Decoding;
 use super::distilbert::DistilBert;
 use super::electra::Electra;
 use super::head::Head;
+use super::llama::Llama;
 use super::loader::{Instances, Parts};
 use super::modernbert::Modern;
 use super::modules;
 use super::parameters::Parameters;
+use super::prompt;
+use super::qwen2::Qwen2;
+use super::qwen3::Qwen3;
 use super::roberta::Roberta;
 use super::scorer::Family;
 use super::source::ModelFiles;
@@ -43,6 +48,8 @@ pub(super) struct Entry {
     architecture: &'static str,
     model_type: &'static str,
     pub(super) make_head: MakeHead,
+    /// Whether it is a language model, which is asked in words.
+    pub(super) is_prompted: bool,
     pub(super) check: fn(&Config) -> Result<(), ModelError>,
     pub(super) instances: fn(&Parts<'_>) -> Result<Instances, ModelError>,
 }
@@ -56,12 +63,21 @@ const fn entry<A: Architecture>(
         architecture,
         model_type,
         make_head,
+        is_prompted: false,
         check: A::check,
         instances: |parts| parts.instances::<A>(),
     }
 }
 
-static FAMILIES: [Entry; 11] = [
+const fn prompted<A: Architecture>(
+    architecture: &'static str,
+    model_type: &'static str,
+    make_head: MakeHead,
+) -> Entry {
+    Entry { is_prompted: true, ..entry::<A>(architecture, model_type, make_head) }
+}
+
+static FAMILIES: [Entry; 17] = [
     entry::<Original>("BertForSequenceClassification", "bert", classifier),
     entry::<Original>("BertModel", "bert", modules::embedding_head),
     entry::<Roberta>("RobertaForSequenceClassification", "roberta", classifier),
@@ -73,6 +89,12 @@ static FAMILIES: [Entry; 11] = [
     entry::<Electra>("ElectraForSequenceClassification", "electra", classifier),
     entry::<Modern>("ModernBertForSequenceClassification", "modernbert", classifier),
     entry::<Modern>("ModernBertModel", "modernbert", modules::embedding_head),
+    prompted::<Decoding<Qwen3>>("Qwen3ForCausalLM", "qwen3", prompt::answers),
+    prompted::<Decoding<Qwen3>>("Qwen3ForSequenceClassification", "qwen3", classifier),
+    prompted::<Decoding<Qwen2>>("Qwen2ForCausalLM", "qwen2", prompt::answers),
+    prompted::<Decoding<Qwen2>>("Qwen2ForSequenceClassification", "qwen2", classifier),
+    prompted::<Decoding<Llama>>("LlamaForCausalLM", "llama", prompt::answers),
+    prompted::<Decoding<Llama>>("LlamaForSequenceClassification", "llama", classifier),
 ];
 
 /// The entry of a configuration, whose fields are found to be what the family reads.

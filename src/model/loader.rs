@@ -5,6 +5,7 @@ use super::config::Config;
 use super::families::{self, Architecture};
 use super::head::Head;
 use super::parameters::Parameters;
+use super::prompt::Prompt;
 use super::scorer::{Family, Limits, Pipeline, Threads};
 use super::source::ModelFiles;
 use super::weights::Weights;
@@ -52,6 +53,8 @@ pub struct LoadedModel {
     /// Floats per sequence that the scorer gives.
     pub width: usize,
     pub head: Head,
+    /// How a language model is asked.
+    pub prompt: Option<Prompt>,
     /// For logs: what computes.
     pub device: String,
     pub dtype: Dtype,
@@ -89,9 +92,10 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
     check_is_whole(files)?;
     let config = Config::read(files)?;
     let family = families::find(&config)?;
+    let prompt = family.is_prompted.then(|| Prompt::find(files)).transpose()?;
     let head = (family.make_head)(files, &config)?;
     let weights = Weights::open(files)?;
-    let parts = Parts { weights: &weights, config: &config, head: &head, options };
+    let parts = Parts { files, weights: &weights, config: &config, head: &head, options };
     let Instances { device, dtype, limits, scorers } = (family.instances)(&parts)?;
     Ok(LoadedModel {
         max_length: limits.max_length,
@@ -99,6 +103,7 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
         width: scorers.first().map_or(0, |scorer| scorer.width()),
         architecture: config.architecture,
         head,
+        prompt,
         device,
         dtype,
         scorers,
@@ -121,6 +126,7 @@ fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
 
 /// What every instance of a model is made from.
 pub(super) struct Parts<'a> {
+    files: &'a ModelFiles,
     weights: &'a Weights,
     config: &'a Config,
     head: &'a Head,
@@ -144,7 +150,7 @@ impl Parts<'_> {
     }
 
     fn load<A: Architecture, B: Backend>(&self, backend: &B) -> Result<A::Model<B>, ModelError> {
-        let parameters = Parameters { backend, weights: self.weights };
+        let parameters = Parameters { backend, weights: self.weights, files: self.files };
         A::load(&parameters, self.config, self.head)
     }
 

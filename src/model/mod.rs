@@ -2,14 +2,19 @@
 
 mod bert;
 pub mod config;
+mod decoder;
 mod distilbert;
 mod electra;
 mod families;
 pub mod head;
+mod llama;
 pub mod loader;
 mod modernbert;
 mod modules;
 mod parameters;
+pub mod prompt;
+mod qwen2;
+mod qwen3;
 pub mod registry;
 mod roberta;
 pub mod scorer;

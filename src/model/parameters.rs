@@ -1,5 +1,6 @@
 //! A model's parameters, by name out of its weights and prepared for a backend.
 
+use super::source::ModelFiles;
 use super::weights::Weights;
 use crate::engine::{Backend, LinearInit, NormInit, NormKind, RopeInit};
 use crate::error::ModelError;
@@ -52,6 +53,7 @@ pub enum Meets {
 pub struct Parameters<'a, B: Backend> {
     pub backend: &'a B,
     pub weights: &'a Weights,
+    pub files: &'a ModelFiles,
 }
 
 impl<B: Backend> Parameters<'_, B> {
@@ -94,7 +96,13 @@ impl<B: Backend> Parameters<'_, B> {
     ///
     /// # Errors
     /// As for [`Self::linear`].
-    pub fn stacked(&self, parts: &[Part], k: usize, bias: Bias) -> Result<B::Linear, ModelError> {
+    pub fn stacked(
+        &self,
+        parts: &[Part],
+        k: usize,
+        bias: Bias,
+        meets: Meets,
+    ) -> Result<B::Linear, ModelError> {
         let (mut weight, mut biases) = (Vec::new(), Vec::new());
         for Part { name, n, factor } in parts {
             let scaled = |values: Vec<f32>| values.into_iter().map(|x| x * factor);
@@ -102,7 +110,7 @@ impl<B: Backend> Parameters<'_, B> {
             biases.extend(scaled(self.bias(name, *n, bias)?));
         }
         let init = LinearInit { weight: &weight, bias: &biases, n: biases.len(), k };
-        self.prepare(&init, Meets::Tokens)
+        self.prepare(&init, meets)
     }
 
     /// # Errors
@@ -135,6 +143,23 @@ impl<B: Backend> Parameters<'_, B> {
         let gamma = vector("weight", "gamma")?;
         let beta = if bias == Bias::Stored { vector("bias", "beta")? } else { Vec::new() };
         let init = NormInit { kind: NormKind::Layer, gamma: &gamma, beta: &beta, eps };
+        self.backend.prepare_norm(&init).map_err(ModelError::Device)
+    }
+
+    /// An RMS norm of `width` columns, its result multiplied by `factor`.
+    ///
+    /// # Errors
+    /// As for [`Self::linear`].
+    pub fn rms_norm(
+        &self,
+        name: &str,
+        width: usize,
+        eps: f32,
+        factor: f32,
+    ) -> Result<B::Norm, ModelError> {
+        let mut gamma = self.weights.tensor(&format!("{name}.weight"), &[width])?;
+        gamma.iter_mut().for_each(|x| *x *= factor);
+        let init = NormInit { kind: NormKind::Rms, gamma: &gamma, beta: &[], eps };
         self.backend.prepare_norm(&init).map_err(ModelError::Device)
     }
 

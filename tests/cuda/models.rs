@@ -16,13 +16,17 @@ const TINY_TOLERANCE: f32 = 5e-3;
 const TINY_VOCAB: usize = 293;
 /// Two to four layers of f16 roundings.
 const FAMILY_TOLERANCE: f32 = 3e-3;
-const FAMILIES: [&str; 6] = [
+const FAMILIES: [&str; 10] = [
     "tiny-xlm-roberta",
     "tiny-roberta",
     "tiny-distilbert",
     "tiny-electra",
     "tiny-modernbert",
     "tiny-modernbert-cls",
+    "tiny-qwen3-reranker",
+    "tiny-qwen3-score",
+    "tiny-qwen2",
+    "tiny-llama",
 ];
 
 #[test]
@@ -112,7 +116,7 @@ fn logits(folder: &Path, inputs: &Inputs) -> (Vec<f32>, Vec<f32>) {
     let files = ModelFiles::open_folder(folder).unwrap();
     let Prepared { encoder, .. } = prepare(&files, &LoadOptions::default()).unwrap();
     let batch = pack(&encoder.tokenize(inputs, &Truncation::default()).unwrap().sequences);
-    let on_gpu = score(&mut *on_gpus(folder, 4096).remove(0), &batch);
+    let on_gpu = score(&mut *on_gpus(folder, 8192).remove(0), &batch);
     (score(&mut *on_cpu(folder), &batch), on_gpu)
 }
 

@@ -11,9 +11,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     DistilBertConfig, DistilBertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification,
-    ModernBertConfig, ModernBertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification,
-    XLMRobertaConfig, XLMRobertaForSequenceClassification,
+    LlamaConfig, LlamaForSequenceClassification, ModernBertConfig, ModernBertForSequenceClassification,
+    Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification,
+    RobertaConfig, RobertaForSequenceClassification, XLMRobertaConfig, XLMRobertaForSequenceClassification,
 )
+
+import prompts
 
 from fixtures import randomise, vocabulary, write_json
 from texts import EMOJI, ENGLISH, JAPANESE, KOREAN, OTHER
@@ -29,6 +32,8 @@ BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def save(folder, model, seed, tokenizer, config=None, limit=LIMIT, dtype=torch.float16):
     folder.mkdir(exist_ok=True)
     tensors = {name: value.to(dtype) for name, value in randomise(model, seed, DEVIATION).items()}
+    if model.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -57,14 +62,14 @@ def unigram():
     return tokenizer
 
 
-def byte_level(special, vocab_size=320, eos=None):
+def byte_level(special, vocab_size=320, texts=()):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([" ".join(ENGLISH)], trainer)
+    tokenizer.train_from_iterator([" ".join(ENGLISH), *texts], trainer)
     return tokenizer
 
 
@@ -120,6 +125,40 @@ def modernbert(folder, pooling, num_layers, seed):
     save(folder, ModernBertForSequenceClassification(config).eval(), seed, tokenizer, limit=256)
 
 
+def decoder(folder, config, model, seed, prompt, num_labels=None):
+    asked = [value for asked in PROMPTS.values() for value in asked.values()]
+    tokenizer = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], 480, (asked + ["yes no yes no"]) * 20)
+    sizes = {**SIZES, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": tokenizer.get_vocab_size()}
+    labels = {"num_labels": num_labels} if num_labels else {}
+    config = config(**sizes, **labels, max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=2)
+    save(folder, model(config).eval(), seed, tokenizer, limit=ASKED_LIMIT)
+    # The prompt of Qwen3-Reranker is known by the folder's name.
+    if prompt is not prompts.QWEN3_RERANKER:
+        (folder / "model.toml").write_text(prompts.toml(prompt))
+
+
+def qwen3(**sizes):
+    # Wider heads than the row has room for, as published.
+    return Qwen3Config(**sizes, head_dim=32, rope_theta=1_000_000.0, tie_word_embeddings=True)
+
+
+def qwen2(**sizes):
+    return Qwen2Config(**{**sizes, "num_attention_heads": 2, "num_key_value_heads": 1}, tie_word_embeddings=False)
+
+
+def llama(**sizes):
+    return LlamaConfig(**{**sizes, "num_attention_heads": 2, "num_key_value_heads": 1}, mlp_bias=True)
+
+
+ASKED_LIMIT = 320
+# What language models are asked; the other families are given a pair.
+PROMPTS = {
+    "tiny-qwen3-reranker": prompts.QWEN3_RERANKER,
+    "tiny-qwen3-score": prompts.PLAIN,
+    "tiny-qwen2": prompts.GRADED,
+    "tiny-llama": prompts.PLAIN,
+}
+
 # Name of the folder, what makes it, and the longest sequence.
 FAMILIES = {
     "tiny-xlm-roberta": (xlm_roberta, LIMIT),
@@ -128,6 +167,13 @@ FAMILIES = {
     "tiny-electra": (electra, LIMIT),
     "tiny-modernbert": (lambda folder: modernbert(folder, "mean", 4, 25), 256),
     "tiny-modernbert-cls": (lambda folder: modernbert(folder, "cls", 2, 26), 256),
+    "tiny-qwen3-reranker": (
+        lambda folder: decoder(folder, qwen3, Qwen3ForCausalLM, 27, prompts.QWEN3_RERANKER), ASKED_LIMIT),
+    "tiny-qwen3-score": (
+        lambda folder: decoder(folder, qwen3, Qwen3ForSequenceClassification, 28, prompts.PLAIN, 1), ASKED_LIMIT),
+    "tiny-qwen2": (lambda folder: decoder(folder, qwen2, Qwen2ForCausalLM, 29, prompts.GRADED), ASKED_LIMIT),
+    "tiny-llama": (
+        lambda folder: decoder(folder, llama, LlamaForSequenceClassification, 30, prompts.PLAIN, 1), ASKED_LIMIT),
 }
 
 

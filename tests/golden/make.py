@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = HERE.parents[1] / "models" / "default"
@@ -23,6 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "models" / "train")]
 
 import families
 import fixtures
+import prompts
 import texts
 from export import expand
 
@@ -71,6 +72,21 @@ def cross_golden(folder, pairs, limit=512):
     return rows
 
 
+def prompt_golden(folder, pairs, limit, prompt):
+    tokenizer = tokenizer_of(folder)
+    causal = "CausalLM" in json.loads((folder / "config.json").read_text())["architectures"][0]
+    kind = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = []
+    for query, document in pairs:
+        tokens = prompts.input_ids(tokenizer, prompt, query, document, limit)
+        if tokens is None:
+            continue
+        logits = [round(v, 6) for v in prompts.logits(model, tokenizer, prompt, tokens)]
+        rows.append({"query": query, "document": document, "logits": logits, "num_tokens": len(tokens)})
+    return rows
+
+
 @torch.inference_mode()
 def cosine_golden(folder, pairs):
     tokenizer = tokenizer_of(folder)
@@ -114,7 +130,10 @@ def family_golden(name, make):
     if make:
         make_family(folder)
     seed = 10 + list(families.FAMILIES).index(name)
-    return cross_golden(folder, texts.pairs(seed, count=70, longest=longest), longest)
+    pairs = texts.pairs(seed, count=70, longest=longest)
+    if prompt := families.PROMPTS.get(name):
+        return prompt_golden(folder, pairs, longest, prompt)
+    return cross_golden(folder, pairs, longest)
 
 
 def differences(rows, path):

@@ -17,6 +17,7 @@ pub(super) struct Kernels {
     pub(super) add_norm: unsafe fn(&NormArgs),
     pub(super) gate: unsafe fn(&GateArgs),
     pub(super) rotate: unsafe fn(&RotateArgs),
+    pub(super) head_norm: unsafe fn(&HeadNormArgs),
 }
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
@@ -156,13 +157,28 @@ pub(super) struct RotateArgs<U = f32> {
     pub(super) sines: *const f32,
 }
 
+/// RMS norms of `num_heads` heads of each row in place.
+#[derive(Debug)]
+pub(super) struct HeadNormArgs<U = f32> {
+    /// The first of the heads in the first row.
+    pub(super) heads: *mut U,
+    pub(super) stride: usize,
+    pub(super) num_rows: usize,
+    pub(super) num_heads: usize,
+    /// Whole vectors.
+    pub(super) head_dim: usize,
+    /// `[head_dim]`
+    pub(super) gamma: *const f32,
+    pub(super) eps: f32,
+}
+
 /// Entry functions that enable an instruction set around the generic kernels, and their table.
 macro_rules! kernel_table {
     ($simd:ty, $features:literal, rows: $rows:literal, vectors: $vectors:literal) => {
         mod entry {
             use super::*;
             use crate::engine::cpu::kernels::{
-                AttentionArgs, GateArgs, LinearArgs, NormArgs, RotateArgs,
+                AttentionArgs, GateArgs, HeadNormArgs, LinearArgs, NormArgs, RotateArgs,
             };
             use crate::engine::cpu::{attention, gemm, norm, numbers, rowwise};
 
@@ -200,6 +216,13 @@ macro_rules! kernel_table {
                 // SAFETY: as above.
                 unsafe { rowwise::rotate::<$simd, numbers::F32>(args) }
             }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn head_norm(args: &HeadNormArgs) {
+                // SAFETY: as above.
+                unsafe { rowwise::head_norm::<$simd, numbers::F32>(args) }
+            }
         }
 
         pub(super) static KERNELS: super::kernels::Kernels = super::kernels::Kernels {
@@ -210,6 +233,7 @@ macro_rules! kernel_table {
             add_norm: entry::add_norm,
             gate: entry::gate,
             rotate: entry::rotate,
+            head_norm: entry::head_norm,
         };
     };
 }

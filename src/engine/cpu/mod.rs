@@ -37,10 +37,10 @@ pub use weight::{Embeddings, Linear, Norm, Rope};
 use super::packed::Packed;
 use super::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, Pooling,
-    RopeInit,
+    ROPE_HEAD_DIM, RopeInit,
 };
 use crate::error::DeviceError;
-use kernels::{GateArgs, Kernels, NormArgs, RotateArgs};
+use kernels::{GateArgs, HeadNormArgs, Kernels, NormArgs, RotateArgs};
 
 /// The kernels of one instruction set, and the precision that weights are prepared for.
 #[derive(Debug, Clone, Copy)]
@@ -214,6 +214,13 @@ impl Backend for Cpu {
         self.encode(out);
     }
 
+    fn embed(&self, group: &Packed, table: &Embeddings, out: &mut Rows) {
+        out.set_rows(group.num_tokens());
+        for (t, id) in group.input_ids.iter().enumerate() {
+            out.row_mut(t).copy_from_slice(table.word(*id));
+        }
+    }
+
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
         self.multiply(x, w, epilogue, out);
     }
@@ -245,6 +252,33 @@ impl Backend for Cpu {
             }
         }
         self.encode(out);
+    }
+
+    fn head_norm(&self, qkv: &mut Rows, queries: &Norm, keys: &Norm, kind: &AttentionKind) {
+        let head_dim = queries.width();
+        assert_eq!(keys.width(), head_dim, "heads of one size");
+        assert!(head_dim.is_multiple_of(ROPE_HEAD_DIM), "whole vectors to norm");
+        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "columns of all heads");
+        let (num_rows, stride) = (qkv.num_rows, qkv.stride);
+        let heads = [(0, kind.num_heads, queries), (kind.num_heads, kind.num_kv_heads, keys)];
+        for (first, num_heads, norm) in heads {
+            let (gamma, eps) = (norm.gamma.as_ptr(), norm.eps);
+            // SAFETY: `with_isa` asked the CPU; widths were compared above, rows lie inside their buffers, and
+            // all heads inside a row.
+            unsafe {
+                if qkv.forms().wide {
+                    let heads = qkv.wide_mut().as_mut_ptr().add(first * head_dim);
+                    let args =
+                        HeadNormArgs { heads, stride, num_rows, num_heads, head_dim, gamma, eps };
+                    (self.kernels.head_norm)(&args);
+                } else {
+                    let heads = qkv.half_mut().as_mut_ptr().add(first * head_dim);
+                    let args =
+                        HeadNormArgs { heads, stride, num_rows, num_heads, head_dim, gamma, eps };
+                    (self.narrow.head_norm)(&args);
+                }
+            }
+        }
     }
 
     fn rotate(&self, qkv: &mut Rows, batch: &Packed, rope: &Rope, kind: &AttentionKind) {

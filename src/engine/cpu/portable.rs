@@ -3,14 +3,16 @@
 //! Nothing is shared with the SIMD kernels but the table's layouts: exponentials come from the standard
 //! library, and the error function from its series and continued fraction.
 
-use super::kernels::{AttentionArgs, GateArgs, Kernels, LinearArgs, NormArgs, RotateArgs};
+use super::kernels::{
+    AttentionArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, NormArgs, RotateArgs,
+};
 use crate::engine::{Epilogue, Gate, NormKind};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 const PANEL: usize = 16;
 
 pub(super) static KERNELS: Kernels =
-    Kernels { panel: PANEL, tile_rows: 1, linear, attention, add_norm, gate, rotate };
+    Kernels { panel: PANEL, tile_rows: 1, linear, attention, add_norm, gate, rotate, head_norm };
 
 /// # Safety
 /// `args` describes valid memory and `out` overlaps nothing else.
@@ -229,6 +231,31 @@ pub(super) unsafe fn rotate_row<U>(args: &RotateArgs<U>, row: usize, numbers: &m
             (*x, *y) = (*x * cosines[i] - *y * sines[i], *y * cosines[i] + *x * sines[i]);
         }
     }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn head_norm(args: &HeadNormArgs) {
+    for at in 0..args.num_rows * args.num_heads {
+        let (row, head) = (at / args.num_heads, at % args.num_heads);
+        // SAFETY: a row below `num_rows`, a head below `num_heads`.
+        unsafe {
+            let start = args.heads.add(row * args.stride + head * args.head_dim);
+            norm_head(args, from_raw_parts_mut(start, args.head_dim));
+        }
+    }
+}
+
+/// One head of [`head_norm`], whatever its numbers are stored as.
+///
+/// # Safety
+/// `args` describes valid memory.
+pub(super) unsafe fn norm_head<U>(args: &HeadNormArgs<U>, head: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    let gamma = unsafe { from_raw_parts(args.gamma, args.head_dim) };
+    let square = head.iter().map(|x| x * x).sum::<f32>() / args.head_dim as f32;
+    let scale = 1.0 / (square + args.eps).sqrt();
+    head.iter_mut().zip(gamma).for_each(|(x, gamma)| *x = *x * scale * gamma);
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! What touches each row by itself: gated activations and rotary positions.
+//! What touches each row by itself: gated activations, norms of heads and rotary positions.
 
-use super::kernels::{GateArgs, RotateArgs};
+use super::kernels::{GateArgs, HeadNormArgs, RotateArgs};
 use super::math;
 use super::numbers::Numbers;
 use super::simd::Simd;
@@ -46,6 +46,31 @@ pub(super) unsafe fn rotate<S: Simd, N: Numbers<S>>(args: &RotateArgs<N::Number>
                     let (cosine, sine) = (S::load(cosines.add(i)), S::load(sines.add(i)));
                     N::store(low.add(i), S::sub(S::mul(x, cosine), S::mul(y, sine)));
                     N::store(high.add(i), S::fma(x, sine, S::mul(y, cosine)));
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has the instruction set; `args` describes valid memory, and `head_dim` is a multiple of `LANES`.
+#[inline(always)]
+pub(super) unsafe fn head_norm<S: Simd, N: Numbers<S>>(args: &HeadNormArgs<N::Number>) {
+    for row in 0..args.num_rows {
+        for head in 0..args.num_heads {
+            // SAFETY: a row below `num_rows`, a head below `num_heads`, and its whole vectors.
+            unsafe {
+                let x = args.heads.add(row * args.stride + head * args.head_dim);
+                let mut squares = S::splat(0.0);
+                for i in (0..args.head_dim).step_by(S::LANES) {
+                    let x = N::load(x.add(i));
+                    squares = S::fma(x, x, squares);
+                }
+                let square = S::reduce_add(squares) / args.head_dim as f32;
+                let scale = S::splat(1.0 / (square + args.eps).sqrt());
+                for i in (0..args.head_dim).step_by(S::LANES) {
+                    let y = S::mul(S::mul(N::load(x.add(i)), scale), S::load(args.gamma.add(i)));
+                    N::store(x.add(i), y);
                 }
             }
         }

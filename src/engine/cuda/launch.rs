@@ -11,7 +11,8 @@ use crate::engine::{AttentionKind, Epilogue, Gate, NormKind, Pooling, Queries};
 
 const WARP: usize = 32;
 const ATTENTION_THREADS: u32 = 64;
-const CLASSIFY_WARPS: usize = 4;
+/// Warps of the kernels that give a warp to each logit or head.
+const WARPS: usize = 4;
 /// Threads of the kernels that stride over vectors.
 const STRIDING_THREADS: usize = 256;
 /// A null pointer: an argument left out.
@@ -62,6 +63,18 @@ impl Cuda {
         self.enqueued("embed_norm", unsafe { launch.launch(config) });
     }
 
+    pub(super) fn launch_embed(&self, batch: &Batch, table: &Embeddings, out: &mut Rows) {
+        let vectors = out.num_rows * out.width / VECTOR;
+        let config = config((vectors.div_ceil(STRIDING_THREADS), 1), STRIDING_THREADS as u32, 0);
+        let ids = batch.input_ids();
+        let [rows, width] = [out.num_rows, out.width].map(|size| size as i32);
+        let mut launch = self.stream.launch_builder(&self.kernels.embed);
+        launch.arg(&ids).arg(&table.words).arg(&rows).arg(&width).arg(out.halves_mut());
+        // SAFETY: rows are the tokens of the bucket; ids were checked against the table when the batch was
+        // taken, and padding is id 0.
+        self.enqueued("embed", unsafe { launch.launch(config) });
+    }
+
     pub(super) fn launch_gemm(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
         let m = x.num_rows;
         let tile = self.gemm_tile(m, w.n);
@@ -91,8 +104,8 @@ impl Cuda {
     }
 
     pub(super) fn launch_classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
-        let blocks = (x.num_rows * w.n).div_ceil(CLASSIFY_WARPS);
-        let config = config((blocks, 1), (CLASSIFY_WARPS * WARP) as u32, 0);
+        let blocks = (x.num_rows * w.n).div_ceil(WARPS);
+        let config = config((blocks, 1), (WARPS * WARP) as u32, 0);
         let [rows, labels, width] = [x.num_rows, w.n, w.stride].map(|size| size as i32);
         let Elements::F32(logits) = &mut out.data else { panic!("logits are f32") };
         let mut launch = self.stream.launch_builder(&self.kernels.classify);
@@ -183,6 +196,24 @@ impl Cuda {
         // SAFETY: one block a row; the kernel reads its columns of `hidden` before it writes them, and the
         // caller borrowed them alone.
         self.enqueued("pre_norm", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_head_norm(
+        &self,
+        qkv: &mut Rows,
+        (queries, keys): (&Norm, &Norm),
+        kind: &AttentionKind,
+    ) {
+        let heads = qkv.num_rows * (kind.num_heads + kind.num_kv_heads);
+        let config = config((heads.div_ceil(WARPS), 1), (WARPS * WARP) as u32, 0);
+        let [rows, num_heads, num_kv_heads, head_dim, stride] =
+            [qkv.num_rows, kind.num_heads, kind.num_kv_heads, queries.width, qkv.width]
+                .map(|size| size as i32);
+        let mut launch = self.stream.launch_builder(&self.kernels.head_norm);
+        launch.arg(qkv.halves_mut()).arg(&queries.gamma).arg(&keys.gamma).arg(&queries.eps);
+        launch.arg(&rows).arg(&num_heads).arg(&num_kv_heads).arg(&head_dim).arg(&stride);
+        // SAFETY: a warp a head, guarded by their number; rows hold all heads, and gammas are as wide as one.
+        self.enqueued("head_norm", unsafe { launch.launch(config) });
     }
 
     pub(super) fn launch_rope(

@@ -25,8 +25,8 @@ use half::f16;
 
 use super::packed::Packed;
 use super::{
-    AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, NormKind,
-    Pooling, Queries, RopeInit,
+    AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM, NormInit,
+    NormKind, Pooling, Queries, RopeInit,
 };
 use crate::error::DeviceError;
 use cublaslt::CublasLt;
@@ -239,6 +239,12 @@ impl Backend for Cuda {
         self.launch_embed_norm(batch, table, norm, out);
     }
 
+    fn embed(&self, batch: &Batch, table: &Embeddings, out: &mut Rows) {
+        assert_eq!(out.width, table.hidden_size, "columns to write");
+        out.set_rows(batch.bucket.num_tokens);
+        self.launch_embed(batch, table, out);
+    }
+
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
         assert_eq!((x.width, out.width), (w.k, w.n), "columns to multiply and to write");
         out.set_rows(x.num_rows);
@@ -260,6 +266,13 @@ impl Backend for Cuda {
         assert_eq!(x.width, 2 * out.width, "columns to gate");
         out.set_rows(x.num_rows);
         self.launch_gated_activation(x, gate, out);
+    }
+
+    fn head_norm(&self, qkv: &mut Rows, queries: &Norm, keys: &Norm, kind: &AttentionKind) {
+        assert_eq!(qkv.width, kind.num_row_heads() * queries.width, "columns of all heads");
+        assert!(queries.width == keys.width && keys.width <= MAX_HEAD_DIM, "heads of one size");
+        assert_eq!(queries.eps.to_bits(), keys.eps.to_bits(), "one eps for queries and keys");
+        self.launch_head_norm(qkv, (queries, keys), kind);
     }
 
     fn rotate(&self, qkv: &mut Rows, batch: &Batch, rope: &Rope, kind: &AttentionKind) {

@@ -137,7 +137,7 @@ macro_rules! narrow_table {
     ) => {
         mod $entry {
             use super::*;
-            use crate::engine::cpu::kernels::{GateArgs, NormArgs, RotateArgs};
+            use crate::engine::cpu::kernels::{GateArgs, HeadNormArgs, NormArgs, RotateArgs};
             use crate::engine::cpu::narrow::{EncodeArgs, LinearArgs, encode, tile};
             use crate::engine::cpu::{norm, numbers, rowwise};
 
@@ -182,6 +182,13 @@ macro_rules! narrow_table {
                 // SAFETY: as above.
                 unsafe { rowwise::rotate::<$simd, numbers::Bf16>(args) }
             }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn head_norm(args: &HeadNormArgs<u16>) {
+                // SAFETY: as above.
+                unsafe { rowwise::head_norm::<$simd, numbers::Bf16>(args) }
+            }
         }
 
         pub(in crate::engine::cpu) static $name: super::Kernels = super::Kernels {
@@ -192,6 +199,7 @@ macro_rules! narrow_table {
             add_norm: $entry::add_norm,
             gate: $entry::gate,
             rotate: $entry::rotate,
+            head_norm: $entry::head_norm,
         };
     };
 }
