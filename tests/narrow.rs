@@ -7,7 +7,9 @@
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
-use rerankd::engine::{Backend, Dtype, Epilogue, LinearInit, NormInit, Queries};
+use rerankd::engine::{
+    AttentionKind, Backend, Dtype, Epilogue, LinearInit, NormInit, NormKind, Queries,
+};
 
 const NARROW: [Dtype; 2] = [Dtype::Bf16, Dtype::Int8];
 
@@ -150,7 +152,7 @@ proptest! {
                 let mut scratch = cpu.scratch(80, dim).unwrap();
                 [Queries::All, Queries::First].map(|queries| {
                     let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
-                    cpu.attention(&qkv, &batch, queries, heads, &mut scratch, &mut out);
+                    cpu.attention(&qkv, &batch, &AttentionKind::full(queries, heads), &mut scratch, &mut out);
                     read(cpu, &out)
                 })
             };
@@ -170,7 +172,7 @@ proptest! {
         for dtype in NARROW {
             let norm = |cpu: &Cpu| {
                 let (gamma, beta) = (values(seed, width), values(seed + 1, width));
-                let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
+                let norm = cpu.prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
                 let mut hidden = rows(cpu, m, width, &values(seed + 2, m * width));
                 // Wider than its input, so in bf16; few columns in, so hardly a rounding differs.
                 let update = linear(cpu, m, width, 4, Epilogue::Bias, seed + 3);

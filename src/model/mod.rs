@@ -1,11 +1,22 @@
 //! Models: where their files come from, their weights, and their forward pass over a backend.
 
-pub mod bert;
+mod bert;
 pub mod config;
+mod decoder;
+mod distilbert;
+mod electra;
+mod families;
 pub mod head;
+mod llama;
 pub mod loader;
+mod modernbert;
 mod modules;
+mod parameters;
+pub mod prompt;
+mod qwen2;
+mod qwen3;
 pub mod registry;
+mod roberta;
 pub mod scorer;
 pub mod source;
 pub mod weights;

@@ -6,7 +6,7 @@ mod load;
 mod pool;
 mod template;
 
-pub use assemble::{Form, Item, Rules, TextIds, Tokenized, assemble};
+pub use assemble::{Form, Item, Rules, TextIds, Tokenized, Wrapping, assemble};
 pub use encoder::Encoder;
 pub use load::{Loaded, load};
 pub use pool::Pool;

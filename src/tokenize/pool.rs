@@ -98,7 +98,7 @@ fn work(encoder: &Encoder, inbox: &Receiver<Job>) {
         if ids.is_closed() {
             continue;
         }
-        let encode = || range.map(|i| encoder.ids(text_at(&inputs, i))).collect();
+        let encode = || range.map(|i| encoder.ids_at(&inputs, i)).collect();
         let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode));
         let encoded = encoded.unwrap_or_else(|_| {
             Err(Error::Internal("the tokenizer panicked on a text of this request".into()))

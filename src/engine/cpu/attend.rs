@@ -6,7 +6,7 @@ use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
 use super::narrow::amx;
 use super::narrow::widen;
 use super::{Cpu, Isa, Rows};
-use crate::engine::{Dtype, Queries};
+use crate::engine::{AttentionKind, Dtype, Queries};
 
 /// Attention's workspace, sized for the longest sequence.
 #[derive(Debug)]
@@ -76,16 +76,16 @@ impl Cpu {
         &self,
         qkv: &Rows,
         cu_seqlens: &[u32],
-        queries: Queries,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         let head_dim = scratch.head_dim;
-        assert_eq!(qkv.width, 3 * num_heads * head_dim, "query, key and value side by side");
-        assert_eq!(out.width, num_heads * head_dim, "columns of all heads");
+        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
+        assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
+        assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
         let num_sequences = cu_seqlens.len().saturating_sub(1);
-        out.set_rows(match queries {
+        out.set_rows(match kind.queries {
             Queries::All => qkv.num_rows,
             Queries::First => num_sequences,
         });
@@ -94,15 +94,15 @@ impl Cpu {
             assert!(first < end && end <= qkv.num_rows, "rows of a sequence");
             let len = end - first;
             assert!(len <= scratch.max_length, "a sequence longer than the workspace");
-            let (num_queries, out_row) = match queries {
+            let (num_queries, out_row) = match kind.queries {
                 Queries::All => (len, first),
                 Queries::First => (1, i),
             };
             let sequence = Sequence { first, len, num_queries, out_row };
             if qkv.forms().wide {
-                self.attend_f32(qkv, sequence, num_heads, scratch, out);
+                self.attend_f32(qkv, sequence, kind, scratch, out);
             } else {
-                self.attend_bf16(qkv, sequence, num_heads, scratch, out);
+                self.attend_bf16(qkv, sequence, kind, scratch, out);
             }
         }
         self.encode(out);
@@ -112,7 +112,7 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
@@ -124,8 +124,10 @@ impl Cpu {
             qkv_stride: qkv.stride,
             len,
             num_queries,
-            num_heads,
+            num_heads: kind.num_heads,
+            num_kv_heads: kind.num_kv_heads,
             head_dim: scratch.head_dim,
+            window: kind.window,
             // SAFETY: `out_row` is a row of `out`, sized by `attend`.
             out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
             out_stride,
@@ -140,7 +142,7 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
@@ -155,8 +157,10 @@ impl Cpu {
                 qkv_stride: qkv.stride,
                 len,
                 num_queries,
-                num_heads,
+                num_heads: kind.num_heads,
+                num_kv_heads: kind.num_kv_heads,
                 head_dim,
+                window: kind.window,
                 // SAFETY: `out_row` is a row of `out`, sized by `attend`.
                 out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
                 out_stride,
@@ -167,8 +171,8 @@ impl Cpu {
             unsafe { amx::attention::attention(&args) };
             return;
         }
-        for head in 0..num_heads {
-            self.attend_head(qkv, sequence, (head, num_heads), scratch, out);
+        for head in 0..kind.num_heads {
+            self.attend_head(qkv, sequence, head, kind, scratch, out);
         }
     }
 
@@ -177,16 +181,20 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        (head, num_heads): (usize, usize),
+        head: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         let Sequence { first, len, num_queries, out_row } = sequence;
         let (dim, out_stride) = (scratch.head_dim, out.stride);
+        let AttentionKind { num_heads, num_kv_heads, window, .. } = *kind;
+        let key = num_heads + head / (num_heads / num_kv_heads);
         for (t, floats) in scratch.head.chunks_exact_mut(3 * dim).take(len).enumerate() {
             let row = &qkv.half()[(first + t) * qkv.stride..];
-            for (part, floats) in floats.chunks_exact_mut(dim).enumerate() {
-                let numbers = &row[(part * num_heads + head) * dim..][..dim];
+            let parts = floats.chunks_exact_mut(dim).zip([head, key, key + num_kv_heads]);
+            for (floats, head) in parts {
+                let numbers = &row[head * dim..][..dim];
                 floats.iter_mut().zip(numbers).for_each(|(x, bf16)| *x = widen(*bf16));
             }
         }
@@ -196,7 +204,9 @@ impl Cpu {
             len,
             num_queries,
             num_heads: 1,
+            num_kv_heads: 1,
             head_dim: dim,
+            window,
             // SAFETY: `out_row` is a row of `out`, and `head * dim` lies in it.
             out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride + head * dim) },
             out_stride,
