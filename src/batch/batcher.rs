@@ -78,9 +78,9 @@ impl Batcher {
                 Step::WaitUntil(deadline) => Step::WaitUntil(at.min(deadline)),
                 _ => Step::WaitUntil(at),
             },
-            Plan::Batch { picks, deficits, next_tenant } => {
+            Plan::Batch { picks, after } => {
                 self.in_flight += 1;
-                let slices = self.queue.take(&picks, &deficits, next_tenant);
+                let slices = self.queue.take(&picks, &after);
                 Step::Run(Batch::lay_out(slices))
             }
         }

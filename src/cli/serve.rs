@@ -11,13 +11,14 @@ use super::hardware::Hardware;
 use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
-use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::config::{Config, ConfigError, FileArg, ModelSettings, ServeSettings, read_file};
 use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::rerank::{self, Service};
+use crate::tenant::{self, Source, Tenants};
 
 /// Serve rerank requests over HTTP
 ///
@@ -79,7 +80,9 @@ async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
     let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
-    let server = http::Server::bind(config.listen, options(&config), shared_metrics, shared_health);
+    let tenants = Arc::new(open_keys(&config)?);
+    let options = options(&config, Arc::clone(&tenants));
+    let server = http::Server::bind(config.listen, options, shared_metrics, shared_health);
     let server = server.await.map_err(cannot_listen)?;
     let address = server.local_addr().map_err(cannot_listen)?;
     tracing::info!(%address, "listening");
@@ -89,6 +92,7 @@ async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
         let health = Arc::clone(&health);
         move || load(&config, &hardware, metrics, health)
     });
+    tokio::spawn(tenant::watch(tenants));
     let run = server.run(stop_or_lost(stop, Arc::clone(&health)));
     tokio::pin!(run);
     tokio::select! {
@@ -118,7 +122,16 @@ async fn stop_or_lost(stop: impl Future<Output = ()>, health: Arc<Health>) {
     }
 }
 
-fn options(config: &Config) -> http::Options {
+/// Fails at once, like any wrong setting: a server that lets everybody in, or nobody, is not what was meant.
+fn open_keys(config: &Config) -> Result<Tenants, ConfigError> {
+    let tenants = Tenants::open(config.keys.clone());
+    tenants.map_err(|error| match &config.keys {
+        Source::File(path) => ConfigError::new(&path.display().to_string(), error.to_string()),
+        _ => ConfigError::new("api-key", error.to_string()),
+    })
+}
+
+fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
     http::Options {
         server: ServerFacts {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -127,7 +140,10 @@ fn options(config: &Config) -> http::Options {
             max_batch_tokens: config.limits.max_batch_tokens,
             max_concurrent_requests: config.max_requests,
             tokenization_workers: config.tokenizer_threads,
+            started_unix_seconds: clock::unix_seconds(),
         },
+        tenants,
+        max_total_body_bytes: config.max_total_body_bytes,
         max_connections: config.max_connections,
         drain_timeout: config.drain_timeout,
     }

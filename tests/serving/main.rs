@@ -14,3 +14,4 @@ mod lifecycle;
 mod program;
 mod scoring;
 mod support;
+mod tenants;
