@@ -162,7 +162,7 @@ impl Service {
         stamps.admitted = clock::now();
 
         let inputs = Arc::new(request.inputs);
-        let tokenizing = self.tokenizers.tokenize(&inputs, &request.truncation);
+        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
         let tokenized = by(deadline, tokenizing).await??;
         stamps.tokenized = clock::now();
         permit.correct(tokenized.sequences.num_tokens());
