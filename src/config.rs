@@ -150,6 +150,10 @@ pub struct ServeSettings {
         value_delimiter = ','
     )]
     pub api_keys: Option<Vec<Secret>>,
+    /// Redis through which replicas share the rates of the keys file, such as redis://:password@host:6379/0
+    /// [default: each server keeps them alone]
+    #[arg(long, env = "RERANKD_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<Secret>,
 }
 
 /// The TOML file: the settings of both groups side by side.
@@ -237,6 +241,7 @@ pub struct Config {
     pub tokenizer_threads: usize,
     pub drain_timeout: Duration,
     pub keys: Source,
+    pub redis_url: Option<Secret>,
 }
 
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
@@ -302,6 +307,12 @@ impl Config {
         let max_body_bytes =
             at_least(1024, "max-body-bytes", serve.max_body_bytes.unwrap_or(32 << 20))?;
         let max_total = serve.max_total_body_bytes.unwrap_or(max_body_bytes.max(512 << 20));
+        if serve.redis_url.is_some() && serve.keys_file.is_none() {
+            return Err(ConfigError::new(
+                "redis-url",
+                "shares the rates of tenants: name a keys-file",
+            ));
+        }
         let half_the_cores = (machine.threads / 2).max(1);
         Ok(Self {
             model,
@@ -328,6 +339,7 @@ impl Config {
             )?,
             drain_timeout: millis("drain-timeout-ms", serve.drain_timeout_ms, 30_000)?,
             keys: keys(serve.keys_file, serve.api_keys)?,
+            redis_url: serve.redis_url,
         })
     }
 }
@@ -408,7 +420,7 @@ impl ServeSettings {
             host, port, served_model_name, aliases, strict_model_names, max_queue_delay_us,
             max_batch_pairs, max_backlog_tokens, max_requests, max_documents, max_body_bytes,
             max_total_body_bytes, max_connections, default_timeout_ms, max_timeout_ms,
-            tokenizer_threads, drain_timeout_ms, keys_file, api_keys,
+            tokenizer_threads, drain_timeout_ms, keys_file, api_keys, redis_url,
         )
     }
 }

@@ -43,6 +43,8 @@ const PADDING: &str = "rerank_padding_tokens_total";
 const LATE_CANCELS: &str = "rerank_late_cancelled_pairs_total";
 const FAULTS: &str = "rerank_device_faults_total";
 const READY: &str = "rerank_ready";
+const SHARED_QUOTA_UP: &str = "rerank_shared_quota_up";
+const SHARED_QUOTA_FAILURES: &str = "rerank_shared_quota_failures_total";
 
 /// Tenants with lines of their own on the metrics page; the rest share the label `other`. A thousand lines are
 /// what a scrape should cost at most.
@@ -101,6 +103,18 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
         "Pairs scored or skipped after their client had left.",
     ),
     (FAULTS, Kind::Counter, Unit::Count, "Batches lost to a device fault or a panic."),
+    (
+        SHARED_QUOTA_UP,
+        Kind::Gauge,
+        Unit::Count,
+        "1 while quotas are shared through Redis, 0 while it does not answer; absent without Redis.",
+    ),
+    (
+        SHARED_QUOTA_FAILURES,
+        Kind::Counter,
+        Unit::Count,
+        "Exchanges with Redis that failed; quotas are this server's own meanwhile.",
+    ),
     (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
 ];
 
@@ -274,6 +288,16 @@ impl Metrics {
     /// One more, or one fewer, scoring request is being worked on.
     pub fn in_flight(&self, change: f64) {
         self.in_flight.increment(change);
+    }
+
+    /// Whether Redis answers; only told where it is configured.
+    pub fn shared_quota_up(&self, is_up: bool) {
+        let key = Key::from_static_name(SHARED_QUOTA_UP);
+        self.recorder.register_gauge(&key, &METADATA).set(f64::from(u8::from(is_up)));
+    }
+
+    pub fn shared_quota_failed(&self) {
+        self.counter(SHARED_QUOTA_FAILURES, Vec::new()).increment(1);
     }
 
     pub fn swept(&self, swept: Swept) {

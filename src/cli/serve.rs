@@ -11,7 +11,9 @@ use super::hardware::Hardware;
 use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
-use crate::config::{Config, ConfigError, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::config::{
+    Config, ConfigError, FileArg, ModelSettings, Secret, ServeSettings, read_file,
+};
 use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
@@ -81,6 +83,7 @@ async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
     let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
     let tenants = Arc::new(open_keys(&config)?);
+    let redis = open_redis(&config)?;
     let options = options(&config, Arc::clone(&tenants));
     let server = http::Server::bind(config.listen, options, shared_metrics, shared_health);
     let server = server.await.map_err(cannot_listen)?;
@@ -89,9 +92,12 @@ async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
     let slot = server.slot();
     let loading = tokio::task::spawn_blocking({
-        let health = Arc::clone(&health);
+        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
         move || load(&config, &hardware, metrics, health)
     });
+    if let Some(redis) = redis {
+        tokio::spawn(tenant::share(Arc::clone(&tenants), redis, Arc::clone(&metrics)));
+    }
     tokio::spawn(tenant::watch(tenants));
     let run = server.run(stop_or_lost(stop, Arc::clone(&health)));
     tokio::pin!(run);
@@ -129,6 +135,13 @@ fn open_keys(config: &Config) -> Result<Tenants, ConfigError> {
         Source::File(path) => ConfigError::new(&path.display().to_string(), error.to_string()),
         _ => ConfigError::new("api-key", error.to_string()),
     })
+}
+
+/// Does not connect: Redis may come later than this server, or never.
+fn open_redis(config: &Config) -> Result<Option<redis::Client>, ConfigError> {
+    let client = |url: &Secret| redis::Client::open(url.0.as_str());
+    let opened = config.redis_url.as_ref().map(client).transpose();
+    opened.map_err(|e| ConfigError::new("redis-url", e.to_string()))
 }
 
 fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {

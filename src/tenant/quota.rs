@@ -12,6 +12,13 @@ pub struct Quota {
     pub max_concurrent_requests: Option<usize>,
 }
 
+impl Quota {
+    /// Whether there is a rate to keep, alone or with other servers.
+    pub fn has_rate(&self) -> bool {
+        self.requests_per_second.is_some() || self.tokens_per_second.is_some()
+    }
+}
+
 /// What one second allows may come at once, and a single request or token always.
 fn burst(rate: f64) -> f64 {
     rate.max(1.0)

@@ -427,3 +427,21 @@ fn refused(args: &[&str], part: &str) {
     assert_eq!(output.status.code(), Some(2), "{args:?}: {complaint}");
     assert!(complaint.contains(part), "{args:?}: {complaint}");
 }
+
+#[test]
+fn a_redis_that_is_not_there_refuses_and_delays_nobody() {
+    let keys = Keys::new();
+    let key = keys.tenant("slow", "requests_per_second = 0.1");
+    // Nothing listens on port 1.
+    let server = keys.serve(&["--redis-url", "redis://:secret-word@127.0.0.1:1"]);
+    eventually("the loss is told", || {
+        server.get("/metrics").text.contains("\nrerank_shared_quota_up 0\n")
+    });
+    assert_eq!((status(&server, &key), status(&server, &key)), (200, 429), "limits of its own");
+    assert!(!server.logged("secret-word"));
+    refused(
+        &["--redis-url", "http://x", "--keys-file", keys.path().to_str().unwrap()],
+        "redis-url",
+    );
+    refused(&["--redis-url", "redis://x"], "name a keys-file");
+}
