@@ -48,8 +48,6 @@ pub struct View<'a> {
 pub struct ClassView<'a> {
     /// In ring order: the tenant whose turn it is comes first.
     pub tenants: Vec<TenantView<'a>>,
-    /// The turn of the first tenant goes on: the last batch was full before its grant was used.
-    pub turn_continues: bool,
     /// What is missing to its floor, in batches; due at 1.
     pub owed_batches: f64,
 }
@@ -59,6 +57,8 @@ pub struct TenantView<'a> {
     pub weight: u32,
     /// Tokens it may still take before others had theirs.
     pub deficit: i64,
+    /// Its turn goes on: the last batch was full before its grant was used.
+    pub is_granted: bool,
     pub requests: Vec<RequestView<'a>>,
 }
 
@@ -99,7 +99,8 @@ pub struct After {
     pub deficits: Vec<i64>,
     /// The tenant of the view whose turn is next.
     pub next_tenant: usize,
-    pub turn_continues: bool,
+    /// Whether that turn goes on.
+    pub is_granted: bool,
     pub owed_batches: f64,
 }
 
@@ -201,7 +202,7 @@ impl<'a> Filling<'a> {
             after: After {
                 deficits: class.tenants.iter().map(|tenant| tenant.deficit).collect(),
                 next_tenant: 0,
-                turn_continues: class.turn_continues,
+                is_granted: class.tenants.first().is_some_and(|tenant| tenant.is_granted),
                 owed_batches: class.owed_batches,
             },
             tokens: 0,
@@ -243,25 +244,24 @@ impl<'a> Filling<'a> {
         let quantum =
             |tenant: usize| (u64::from(view.tenants[tenant].weight) * round / sum).max(1) as i64;
         let mut tenant = 0;
-        let mut is_granted = view.turn_continues;
+        let mut granted: Vec<_> = view.tenants.iter().map(|tenant| tenant.is_granted).collect();
         while self.classes[class].order.iter().any(|requests| !requests.is_empty()) {
-            if !is_granted {
+            if !std::mem::take(&mut granted[tenant]) {
                 self.classes[class].after.deficits[tenant] += quantum(tenant);
             }
-            is_granted = false;
             if !self.serve(class, tenant) {
                 let after = &mut self.classes[class].after;
-                (after.next_tenant, after.turn_continues) = (tenant, true);
+                (after.next_tenant, after.is_granted) = (tenant, true);
                 if view.tenants.len() == 1 {
                     // Alone it had its turn against nobody: the next to come must not wait for the rest of it.
-                    (after.deficits[0], after.turn_continues) = (0, false);
+                    (after.deficits[0], after.is_granted) = (0, false);
                 }
                 return false;
             }
             tenant = (tenant + 1) % view.tenants.len();
         }
         let after = &mut self.classes[class].after;
-        (after.next_tenant, after.turn_continues) = (tenant, false);
+        (after.next_tenant, after.is_granted) = (tenant, false);
         true
     }
 

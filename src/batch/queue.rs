@@ -34,8 +34,8 @@ pub struct Queue {
 struct Ring {
     /// Only tenants that have requests waiting; the one whose turn it is comes first.
     tenants: VecDeque<Waiting>,
-    /// The turn of the first tenant goes on, so it has had its grant.
-    turn_continues: bool,
+    /// A tenant that came since the last batch goes first in the next.
+    newcomer_is_first: bool,
     owed_batches: f64,
 }
 
@@ -44,6 +44,8 @@ struct Waiting {
     tenant: TenantId,
     weight: u32,
     deficit: i64,
+    /// Its turn goes on, so it has had its grant.
+    is_granted: bool,
     requests: Vec<Request>,
 }
 
@@ -64,16 +66,22 @@ impl Queue {
         );
         let Share { tenant, weight, class } = entry.share;
         let weight = weight.max(1);
-        let tenants = &mut self.rings[class as usize].tenants;
+        let ring = &mut self.rings[class as usize];
         let request = Request { entry, next_sequence: 0, served_tokens: 0 };
-        match tenants.iter_mut().find(|waiting| waiting.tenant == tenant) {
-            Some(waiting) => {
-                waiting.weight = weight;
-                waiting.requests.push(request);
-            }
-            None => {
-                tenants.push_back(Waiting { tenant, weight, deficit: 0, requests: vec![request] });
-            }
+        if let Some(waiting) = ring.tenants.iter_mut().find(|waiting| waiting.tenant == tenant) {
+            waiting.weight = weight;
+            waiting.requests.push(request);
+            return;
+        }
+        let requests = vec![request];
+        let newcomer = Waiting { tenant, weight, deficit: 0, is_granted: false, requests };
+        // Whoever comes seldom has its part of the next batch whole, not the rest of it. One in each batch:
+        // a stream of newcomers must not hold up those who wait.
+        if ring.newcomer_is_first {
+            ring.tenants.push_back(newcomer);
+        } else {
+            ring.tenants.push_front(newcomer);
+            ring.newcomer_is_first = true;
         }
     }
 
@@ -114,7 +122,6 @@ impl Queue {
     pub fn view(&self, tokens_per_second: f64, device_busy: bool) -> View<'_> {
         let classes = self.rings.each_ref().map(|ring| ClassView {
             tenants: ring.tenants.iter().map(Waiting::view).collect(),
-            turn_continues: ring.turn_continues,
             owed_batches: ring.owed_batches,
         });
         View { classes, tokens_per_second, device_busy }
@@ -140,7 +147,13 @@ impl Queue {
                 waiting.requests.retain(|r| r.next_sequence < r.entry.sequences.len());
             }
             ring.tenants.rotate_left(after.next_tenant);
-            ring.turn_continues = after.turn_continues;
+            for waiting in &mut ring.tenants {
+                waiting.is_granted = false;
+            }
+            if let Some(first) = ring.tenants.front_mut() {
+                first.is_granted = after.is_granted;
+            }
+            ring.newcomer_is_first = false;
             ring.owed_batches = after.owed_batches;
             ring.drop_idle();
         }
@@ -151,9 +164,6 @@ impl Queue {
 impl Ring {
     /// Whoever has nothing waiting leaves the ring, and what was granted or owed with it.
     fn drop_idle(&mut self) {
-        if self.tenants.front().is_none_or(|waiting| waiting.requests.is_empty()) {
-            self.turn_continues = false;
-        }
         self.tenants.retain(|waiting| !waiting.requests.is_empty());
         if self.tenants.is_empty() {
             self.owed_batches = 0.0;
@@ -173,6 +183,11 @@ impl Waiting {
                 pending: PendingLens { sequences, range: request.next_sequence..sequences.len() },
             }
         });
-        TenantView { weight: self.weight, deficit: self.deficit, requests: requests.collect() }
+        TenantView {
+            weight: self.weight,
+            deficit: self.deficit,
+            is_granted: self.is_granted,
+            requests: requests.collect(),
+        }
     }
 }

@@ -178,3 +178,37 @@ fn an_idle_tenant_saves_nothing_up() {
     let (one, two) = (floods.served[&TenantId(1)] as f64, floods.served[&TenantId(2)] as f64);
     assert!((0.9..1.1).contains(&(one / two)), "{one} and {two} tokens");
 }
+
+#[test]
+fn where_tenants_share_a_device_the_next_batch_is_laid_out_late() {
+    // 2,000 tokens at 20,000 a second: a batch takes 100 ms, of which the last 25 are for laying out the next.
+    let (mut batcher, now) = (Batcher::new(LIMITS, Rate::new(20_000.0), 1), epoch());
+    let (flood, _keep) = entry_of(normal(1, 1), &sequences(&[100; 200], 1), now, None);
+    batcher.submit(flood);
+    assert!(matches!(batcher.step(now).0, Step::Run(_)));
+    assert!(matches!(batcher.step(now).0, Step::WaitUntil(at) if at == now + ms(75)));
+    let (light, _keep_light) = entry_of(normal(2, 1), &sequences(&[77], 2), now, None);
+    batcher.submit(light);
+    let (Step::Run(next), _) = batcher.step(now + ms(75)) else { panic!("it is time") };
+    assert_eq!(next.slices[0].sequences.seqlen(0), 77, "whoever came meanwhile is first in it");
+    // The device was faster than it used to be, and must not wait.
+    batcher.batch_done(2000, ms(80));
+    batcher.batch_done(2000, ms(1));
+    assert!(matches!(batcher.step(now + ms(81)).0, Step::Run(_)));
+}
+
+#[test]
+fn a_stream_of_newcomers_does_not_hold_up_those_who_wait() {
+    let mut floods = Floods::new(1, LIMITS);
+    floods.submit(normal(1, 1), &[100; 2000]);
+    let mut newcomer = 2;
+    for _ in 0..50 {
+        // Each wave alone would fill the batch.
+        for _ in 0..20 {
+            floods.submit(normal(newcomer, 1), &[100]);
+            newcomer += 1;
+        }
+        floods.run_batch();
+    }
+    assert!(floods.served.get(&TenantId(1)).is_some_and(|&tokens| tokens >= 5 * 100));
+}
