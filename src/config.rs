@@ -3,6 +3,7 @@
 //! [`Settings`] is what was written, every part optional; a flag wins over the environment, the environment
 //! over the file, the file over the default. Nothing but this file reads a setting.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,24 @@ use serde::Deserialize;
 
 use crate::batch::Limits;
 use crate::engine;
+use crate::tenant::{KeyHash, Source};
+
+/// A setting that no log may show.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
 
 /// Why the settings cannot be used: the setting by name, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +41,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(setting: &str, message: impl Into<String>) -> Self {
+    pub fn new(setting: &str, message: impl Into<String>) -> Self {
         Self { setting: setting.to_owned(), message: message.into() }
     }
 }
@@ -100,6 +119,9 @@ pub struct ServeSettings {
     /// Bytes of one request body [default: 33554432]
     #[arg(long, env = "RERANKD_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
+    /// Bytes of all request bodies held at a time; more are answered 429 [default: 536870912]
+    #[arg(long, env = "RERANKD_MAX_TOTAL_BODY_BYTES", value_name = "BYTES")]
+    pub max_total_body_bytes: Option<usize>,
     /// Open connections; more wait to be accepted [default: 4096]
     #[arg(long, env = "RERANKD_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
@@ -115,6 +137,23 @@ pub struct ServeSettings {
     /// Time for admitted requests to finish after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "RERANKD_DRAIN_TIMEOUT_MS", value_name = "MS")]
     pub drain_timeout_ms: Option<u64>,
+    /// TOML file of tenants and the hashes of their keys, which `rerankd keys` writes; read again when it changes
+    /// [default: no keys]
+    #[arg(long, env = "RERANKD_KEYS_FILE", value_name = "FILE")]
+    pub keys_file: Option<PathBuf>,
+    /// Key that clients must send, for one tenant of all; may be given more than once [default: no keys]
+    #[arg(
+        long = "api-key",
+        env = "RERANKD_API_KEYS",
+        hide_env_values = true,
+        value_name = "KEY",
+        value_delimiter = ','
+    )]
+    pub api_keys: Option<Vec<Secret>>,
+    /// Redis through which replicas share the rates of the keys file, such as redis://:password@host:6379/0
+    /// [default: each server keeps them alone]
+    #[arg(long, env = "RERANKD_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<Secret>,
 }
 
 /// The TOML file: the settings of both groups side by side.
@@ -195,11 +234,14 @@ pub struct Config {
     pub max_requests: usize,
     pub max_documents: usize,
     pub max_body_bytes: usize,
+    pub max_total_body_bytes: usize,
     pub max_connections: usize,
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     pub tokenizer_threads: usize,
     pub drain_timeout: Duration,
+    pub keys: Source,
+    pub redis_url: Option<Secret>,
 }
 
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
@@ -262,6 +304,15 @@ impl Config {
         if default_timeout > max_timeout {
             return Err(ConfigError::new("default-timeout-ms", "is above max-timeout-ms"));
         }
+        let max_body_bytes =
+            at_least(1024, "max-body-bytes", serve.max_body_bytes.unwrap_or(32 << 20))?;
+        let max_total = serve.max_total_body_bytes.unwrap_or(max_body_bytes.max(512 << 20));
+        if serve.redis_url.is_some() && serve.keys_file.is_none() {
+            return Err(ConfigError::new(
+                "redis-url",
+                "shares the rates of tenants: name a keys-file",
+            ));
+        }
         let half_the_cores = (machine.threads / 2).max(1);
         Ok(Self {
             model,
@@ -276,11 +327,8 @@ impl Config {
             max_backlog_tokens: serve.max_backlog_tokens,
             max_requests: at_least(1, "max-requests", serve.max_requests.unwrap_or(4096))?,
             max_documents: at_least(1, "max-documents", serve.max_documents.unwrap_or(10_000))?,
-            max_body_bytes: at_least(
-                1024,
-                "max-body-bytes",
-                serve.max_body_bytes.unwrap_or(32 << 20),
-            )?,
+            max_body_bytes,
+            max_total_body_bytes: at_least(max_body_bytes, "max-total-body-bytes", max_total)?,
             max_connections: at_least(1, "max-connections", serve.max_connections.unwrap_or(4096))?,
             default_timeout,
             max_timeout,
@@ -290,7 +338,26 @@ impl Config {
                 serve.tokenizer_threads.unwrap_or(half_the_cores),
             )?,
             drain_timeout: millis("drain-timeout-ms", serve.drain_timeout_ms, 30_000)?,
+            keys: keys(serve.keys_file, serve.api_keys)?,
+            redis_url: serve.redis_url,
         })
+    }
+}
+
+fn keys(file: Option<PathBuf>, keys: Option<Vec<Secret>>) -> Result<Source, ConfigError> {
+    match (file, keys) {
+        (None, None) => Ok(Source::Anonymous),
+        (Some(file), None) => Ok(Source::File(file)),
+        (None, Some(keys)) => {
+            // An empty key would let those in who send none; an empty variable is no wish for open doors.
+            if keys.is_empty() || keys.iter().any(|key| key.0.trim().is_empty()) {
+                return Err(ConfigError::new("api-key", "is empty"));
+            }
+            Ok(Source::Keys(keys.iter().map(|key| KeyHash::of(key.0.trim())).collect()))
+        }
+        (Some(_), Some(_)) => {
+            Err(ConfigError::new("api-key", "is given beside keys-file; one of them is enough"))
+        }
     }
 }
 
@@ -352,7 +419,8 @@ impl ServeSettings {
         fill!(self, file:
             host, port, served_model_name, aliases, strict_model_names, max_queue_delay_us,
             max_batch_pairs, max_backlog_tokens, max_requests, max_documents, max_body_bytes,
-            max_connections, default_timeout_ms, max_timeout_ms, tokenizer_threads, drain_timeout_ms,
+            max_total_body_bytes, max_connections, default_timeout_ms, max_timeout_ms,
+            tokenizer_threads, drain_timeout_ms, keys_file, api_keys, redis_url,
         )
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -42,6 +43,12 @@ const PADDING: &str = "rerank_padding_tokens_total";
 const LATE_CANCELS: &str = "rerank_late_cancelled_pairs_total";
 const FAULTS: &str = "rerank_device_faults_total";
 const READY: &str = "rerank_ready";
+const SHARED_QUOTA_UP: &str = "rerank_shared_quota_up";
+const SHARED_QUOTA_FAILURES: &str = "rerank_shared_quota_failures_total";
+
+/// Tenants with lines of their own on the metrics page; the rest share the label `other`. A thousand lines are
+/// what a scrape should cost at most.
+const MAX_TENANT_LABELS: usize = 200;
 
 /// The type a metric has, its unit and its HELP text.
 enum Kind {
@@ -96,6 +103,18 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
         "Pairs scored or skipped after their client had left.",
     ),
     (FAULTS, Kind::Counter, Unit::Count, "Batches lost to a device fault or a panic."),
+    (
+        SHARED_QUOTA_UP,
+        Kind::Gauge,
+        Unit::Count,
+        "1 while quotas are shared through Redis, 0 while it does not answer; absent without Redis.",
+    ),
+    (
+        SHARED_QUOTA_FAILURES,
+        Kind::Counter,
+        Unit::Count,
+        "Exchanges with Redis that failed; quotas are this server's own meanwhile.",
+    ),
     (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
 ];
 
@@ -126,6 +145,31 @@ pub struct Swept {
     pub expired: usize,
     /// Requests whose client left, or which a failed batch had already answered.
     pub closed: usize,
+}
+
+/// What a tenant has used since the server started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TenantCounts {
+    /// Answered with scores.
+    pub requests: u64,
+    /// Answered with an error.
+    pub refusals: u64,
+    pub documents: u64,
+    pub tokens: u64,
+    pub search_units: u64,
+}
+
+impl TenantCounts {
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            refusals: self.refusals + other.refusals,
+            documents: self.documents + other.documents,
+            tokens: self.tokens + other.tokens,
+            search_units: self.search_units + other.search_units,
+        }
+    }
 }
 
 static METADATA: Metadata<'static> = Metadata::new("rerankd", Level::INFO, None);
@@ -246,6 +290,16 @@ impl Metrics {
         self.in_flight.increment(change);
     }
 
+    /// Whether Redis answers; only told where it is configured.
+    pub fn shared_quota_up(&self, is_up: bool) {
+        let key = Key::from_static_name(SHARED_QUOTA_UP);
+        self.recorder.register_gauge(&key, &METADATA).set(f64::from(u8::from(is_up)));
+    }
+
+    pub fn shared_quota_failed(&self) {
+        self.counter(SHARED_QUOTA_FAILURES, Vec::new()).increment(1);
+    }
+
     pub fn swept(&self, swept: Swept) {
         self.expired.increment(swept.expired as u64);
     }
@@ -273,6 +327,32 @@ impl Metrics {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 }
+
+/// The metrics of tenants, by name: one page of their own, since it is not for everybody who may scrape.
+pub fn tenant_page(tenants: &[(String, TenantCounts)]) -> String {
+    let (own, rest) = tenants.split_at(tenants.len().min(MAX_TENANT_LABELS));
+    let rest = rest.iter().map(|(_, counts)| *counts).reduce(TenantCounts::plus);
+    let rest = rest.map(|counts| ("other".to_owned(), counts));
+    let mut page = String::new();
+    for (name, help, read) in TENANT_COUNTERS {
+        // Writing to a string cannot fail.
+        let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        for (tenant, counts) in own.iter().chain(&rest) {
+            let _ = writeln!(page, "{name}{{tenant=\"{tenant}\"}} {}", read(counts));
+        }
+    }
+    page
+}
+
+type ReadCounter = fn(&TenantCounts) -> u64;
+
+const TENANT_COUNTERS: [(&str, &str, ReadCounter); 5] = [
+    ("rerank_tenant_requests_total", "Requests answered with scores.", |c| c.requests),
+    ("rerank_tenant_refusals_total", "Requests answered with an error.", |c| c.refusals),
+    ("rerank_tenant_scored_pairs_total", "Documents scored and answered.", |c| c.documents),
+    ("rerank_tenant_scored_tokens_total", "Tokens scored and answered.", |c| c.tokens),
+    ("rerank_tenant_search_units_total", "Searches as Cohere bills them.", |c| c.search_units),
+];
 
 fn builder() -> PrometheusBuilder {
     let buckets = [

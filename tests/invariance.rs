@@ -19,6 +19,7 @@ use rerankd::model::registry::Names;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
 use rerankd::rerank::{Options, Service, prepare};
+use rerankd::tenant::Tenant;
 
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
@@ -58,8 +59,10 @@ async fn bits(service: &Service, query: &str, documents: &[String]) -> Vec<u32> 
         inputs: Inputs::OneQuery { query: query.into(), documents: documents.to_vec() },
         truncation: Truncation::default(),
         timeout: None,
+        priority: 0,
     };
-    let response = service.rerank(request, Stamps::at(clock::now())).await.unwrap();
+    let stamps = Stamps::at(clock::now());
+    let response = service.rerank(request, stamps, &Tenant::anonymous()).await.unwrap();
     response.label_logits.iter().map(|logit| logit.to_bits()).collect()
 }
 

@@ -8,14 +8,16 @@ pub mod plan;
 mod queue;
 mod rate;
 mod sequences;
+mod share;
 mod worker;
 
 pub use answer::{Answer, Rows};
 pub use batcher::{Batcher, MAX_IN_FLIGHT, Step};
 pub use device::execute;
 pub use layout::{Batch, Slice};
-pub use plan::Limits;
-pub use queue::{Entry, TenantId};
+pub use plan::{Limits, MAX_BATCHES_PASSED};
+pub use queue::Entry;
 pub use rate::Rate;
 pub use sequences::Sequences;
+pub use share::{Class, Share, TenantId};
 pub use worker::{Handle, spawn};

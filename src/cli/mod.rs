@@ -2,6 +2,7 @@
 
 mod eval;
 mod hardware;
+mod keys;
 mod model;
 mod rerank;
 mod selfcheck;
@@ -43,6 +44,7 @@ enum Command {
     Rerank(rerank::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
+    Keys(keys::Args),
 }
 
 /// Why a command failed: one line, with the way out.
@@ -84,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Rerank(args) => rerank::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),
+        Command::Keys(args) => keys::run(&args),
     };
     result.map_or_else(
         |failure| {

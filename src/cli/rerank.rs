@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
 use crate::rerank::{Options, Service};
+use crate::tenant::Tenant;
 
 /// Rank documents by how well they answer a query
 ///
@@ -126,12 +127,14 @@ fn score(
             ..Truncation::default()
         },
         timeout: None,
+        priority: 0,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .map_err(|e| Failure::io("cannot start the async runtime", e))?;
-    Ok(runtime.block_on(service.rerank(request, Stamps::at(clock::now())))?)
+    let stamps = Stamps::at(clock::now());
+    Ok(runtime.block_on(service.rerank(request, stamps, &Tenant::anonymous()))?)
 }
 
 fn read_all(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {

@@ -13,11 +13,13 @@ use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::body::Budget;
 use super::routes::{App, Serving, handle};
 use crate::api;
 use crate::api::info::ServerFacts;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::tenant::Tenants;
 
 /// Request heads arrive at once from any client worth waiting for.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -32,6 +34,8 @@ const MAX_CONCURRENT_STREAMS: u32 = 256;
 #[derive(Debug, Clone)]
 pub struct Options {
     pub server: ServerFacts,
+    pub tenants: Arc<Tenants>,
+    pub max_total_body_bytes: usize,
     pub max_connections: usize,
     pub drain_timeout: Duration,
 }
@@ -58,9 +62,12 @@ impl Server {
         health: Arc<Health>,
     ) -> std::io::Result<Self> {
         let limits = api::Limits { max_documents: options.server.max_documents };
-        let Options { server, max_connections, drain_timeout } = options;
+        let Options { server, tenants, max_total_body_bytes, max_connections, drain_timeout } =
+            options;
+        let bodies = Budget::new(max_total_body_bytes);
         let serving = Arc::default();
-        let app = App { serving, server, limits, metrics, health: Arc::clone(&health) };
+        let health_of_app = Arc::clone(&health);
+        let app = App { serving, server, limits, tenants, bodies, metrics, health: health_of_app };
         Ok(Self {
             app: Arc::new(app),
             listener: TcpListener::bind(listen).await?,

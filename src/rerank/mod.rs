@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Answer, Batcher, Entry, Limits, Rate, TenantId};
+use crate::batch::{self, Answer, Batcher, Class, Entry, Limits, Rate, Share};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
@@ -18,6 +18,7 @@ use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
 use crate::model::registry::Names;
 use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::tenant::Tenant;
 use crate::tokenize;
 
 pub use load::{Prepared, prepare};
@@ -114,16 +115,21 @@ impl Service {
         &self,
         request: RerankRequest,
         stamps: Stamps,
+        tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
         let mut visit = Visit::begin(&self.metrics);
-        let result = self.score(request, stamps).await;
+        let result = self.score(request, stamps, tenant).await;
         visit.ended = true;
         match &result {
             Ok(response) => {
                 let took = clock::now().saturating_duration_since(stamps.received);
                 self.metrics.scored(response, took);
+                tenant.answered(response);
             }
-            Err(error) => self.metrics.refused(error),
+            Err(error) => {
+                self.metrics.refused(error);
+                tenant.refused();
+            }
         }
         result
     }
@@ -132,29 +138,41 @@ impl Service {
         &self,
         request: RerankRequest,
         mut stamps: Stamps,
+        tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
         let state = self.health.state();
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
+        tenant.check_model(&self.names)?;
         let model = self.names.resolve(request.model.as_deref())?.to_owned();
         let timeout = request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout);
         let deadline = stamps.received + timeout;
-        let mut permit = self.admission.admit(&request, timeout)?;
+        let share = share_of(tenant, request.priority);
+        let estimate = self.admission.estimate(&request.inputs);
+        let mut charge = tenant.charge(estimate, stamps.parsed)?;
+        let mut permit = match self.admission.admit(estimate, share, timeout) {
+            Ok(permit) => permit,
+            Err(error) => {
+                charge.refund(stamps.parsed);
+                return Err(error);
+            }
+        };
         stamps.admitted = clock::now();
 
         let inputs = Arc::new(request.inputs);
-        let tokenizing = self.tokenizers.tokenize(&inputs, &request.truncation);
+        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
         let tokenized = by(deadline, tokenizing).await??;
-        permit.correct(tokenized.sequences.num_tokens());
         stamps.tokenized = clock::now();
+        permit.correct(tokenized.sequences.num_tokens());
+        charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
 
         let sequences = Arc::new(tokenized.sequences);
         let (answer, rows) = Answer::new(sequences.len(), self.width);
         self.batcher.submit(Entry {
-            tenant: TenantId::ANONYMOUS,
-            weight: 1,
+            share,
+            priority: request.priority,
             sequences: Arc::clone(&sequences),
             answer: Arc::new(answer),
             arrived: stamps.received,
@@ -179,6 +197,15 @@ impl Service {
             stamps,
         })
     }
+}
+
+/// From this priority on a request is of the lowest class, behind other tenants' too.
+const LOW_PRIORITY: u16 = 500;
+
+/// A request has the class of its tenant, or asks for the lowest: a higher one is not its own to ask for.
+fn share_of(tenant: &Tenant, priority: u16) -> Share {
+    let class = if priority >= LOW_PRIORITY { Class::Low } else { tenant.share.class };
+    Share { class, ..tenant.share }
 }
 
 /// What a client is told of a state in which it is not served.

@@ -5,6 +5,7 @@ mod encoder;
 mod load;
 mod pool;
 mod template;
+mod turns;
 
 pub use assemble::{Form, Item, Rules, TextIds, Tokenized, Wrapping, assemble};
 pub use encoder::Encoder;

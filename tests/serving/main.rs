@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_models;
 mod command_line;
+mod door;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
@@ -14,3 +15,4 @@ mod lifecycle;
 mod program;
 mod scoring;
 mod support;
+mod tenants;
