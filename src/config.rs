@@ -3,7 +3,15 @@
 //! [`Settings`] is what was written, every part optional; a flag wins over the environment, the environment
 //! over the file, the file over the default. Nothing but this file reads a setting.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+/// Takes from `$file` what `$flags` leaves open; `$whole` is taken as it is.
+macro_rules! fill {
+    ($flags:ident, $file:ident: $($setting:ident),+ $(,)? $(; $($whole:ident),+)?) => {
+        Self { $($setting: $flags.$setting.or($file.$setting),)+ $($($whole),+)? }
+    };
+}
+
+mod connection;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +20,8 @@ use serde::Deserialize;
 
 use crate::batch::Limits;
 use crate::engine;
+
+pub use connection::{ConnectionConfig, ConnectionSettings};
 
 /// Why the settings cannot be used: the setting by name, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,12 +77,9 @@ pub struct ModelSettings {
 #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
 #[serde(default)]
 pub struct ServeSettings {
-    /// Address to listen on [default: 127.0.0.1]
-    #[arg(long, env = "RERANKD_HOST", value_name = "ADDRESS")]
-    pub host: Option<IpAddr>,
-    /// Port to listen on; 0 lets the system choose [default: 8080]
-    #[arg(long, short, env = "RERANKD_PORT")]
-    pub port: Option<u16>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub connection: ConnectionSettings,
     /// Name of the model in replies [default: the model's own]
     #[arg(long, env = "RERANKD_SERVED_MODEL_NAME", value_name = "NAME")]
     pub served_model_name: Option<String>,
@@ -100,9 +107,6 @@ pub struct ServeSettings {
     /// Bytes of one request body [default: 33554432]
     #[arg(long, env = "RERANKD_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
-    /// Open connections; more wait to be accepted [default: 4096]
-    #[arg(long, env = "RERANKD_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<usize>,
     /// Deadline of requests that name none, in milliseconds [default: 30000]
     #[arg(long, env = "RERANKD_DEFAULT_TIMEOUT_MS", value_name = "MS")]
     pub default_timeout_ms: Option<u64>,
@@ -112,9 +116,6 @@ pub struct ServeSettings {
     /// Threads that tokenise [default: half of the cores]
     #[arg(long, env = "RERANKD_TOKENIZER_THREADS", value_name = "N")]
     pub tokenizer_threads: Option<usize>,
-    /// Time for admitted requests to finish after SIGTERM, in milliseconds [default: 30000]
-    #[arg(long, env = "RERANKD_DRAIN_TIMEOUT_MS", value_name = "MS")]
-    pub drain_timeout_ms: Option<u64>,
 }
 
 /// The TOML file: the settings of both groups side by side.
@@ -186,7 +187,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub model: ModelConfig,
-    pub listen: SocketAddr,
+    pub connection: ConnectionConfig,
     pub served_model_name: Option<String>,
     pub aliases: Vec<String>,
     pub strict_model_names: bool,
@@ -195,11 +196,9 @@ pub struct Config {
     pub max_requests: usize,
     pub max_documents: usize,
     pub max_body_bytes: usize,
-    pub max_connections: usize,
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     pub tokenizer_threads: usize,
-    pub drain_timeout: Duration,
 }
 
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
@@ -252,11 +251,6 @@ impl Config {
             )?,
             max_queue_delay: Duration::from_micros(serve.max_queue_delay_us.unwrap_or(500)),
         };
-        let millis = |name: &str, value: Option<u64>, default| {
-            let millis = value.unwrap_or(default);
-            at_least(1, name, millis as usize)?;
-            Ok(Duration::from_millis(millis))
-        };
         let default_timeout = millis("default-timeout-ms", serve.default_timeout_ms, 30_000)?;
         let max_timeout = millis("max-timeout-ms", serve.max_timeout_ms, 600_000)?;
         if default_timeout > max_timeout {
@@ -265,10 +259,7 @@ impl Config {
         let half_the_cores = (machine.threads / 2).max(1);
         Ok(Self {
             model,
-            listen: SocketAddr::new(
-                serve.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-                serve.port.unwrap_or(8080),
-            ),
+            connection: ConnectionConfig::new(serve.connection)?,
             served_model_name: serve.served_model_name,
             aliases: serve.aliases.unwrap_or_default(),
             strict_model_names: serve.strict_model_names.unwrap_or(false),
@@ -281,7 +272,6 @@ impl Config {
                 "max-body-bytes",
                 serve.max_body_bytes.unwrap_or(32 << 20),
             )?,
-            max_connections: at_least(1, "max-connections", serve.max_connections.unwrap_or(4096))?,
             default_timeout,
             max_timeout,
             tokenizer_threads: at_least(
@@ -289,9 +279,14 @@ impl Config {
                 "tokenizer-threads",
                 serve.tokenizer_threads.unwrap_or(half_the_cores),
             )?,
-            drain_timeout: millis("drain-timeout-ms", serve.drain_timeout_ms, 30_000)?,
         })
     }
+}
+
+fn millis(setting: &str, value: Option<u64>, default: u64) -> Result<Duration, ConfigError> {
+    let millis = value.unwrap_or(default);
+    at_least(1, setting, millis as usize)?;
+    Ok(Duration::from_millis(millis))
 }
 
 fn at_least(least: usize, setting: &str, value: usize) -> Result<usize, ConfigError> {
@@ -330,13 +325,6 @@ pub fn parse_file(text: &str) -> Result<File, String> {
     toml::from_str(text).map_err(tell)
 }
 
-/// Takes from `$file` what `$flags` leaves open.
-macro_rules! fill {
-    ($flags:ident, $file:ident: $($setting:ident),+ $(,)?) => {
-        Self { $($setting: $flags.$setting.or($file.$setting)),+ }
-    };
-}
-
 impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
@@ -349,10 +337,11 @@ impl ServeSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
+        let connection = self.connection.or(file.connection);
         fill!(self, file:
-            host, port, served_model_name, aliases, strict_model_names, max_queue_delay_us,
-            max_batch_pairs, max_backlog_tokens, max_requests, max_documents, max_body_bytes,
-            max_connections, default_timeout_ms, max_timeout_ms, tokenizer_threads, drain_timeout_ms,
+            served_model_name, aliases, strict_model_names, max_queue_delay_us, max_batch_pairs,
+            max_backlog_tokens, max_requests, max_documents, max_body_bytes, default_timeout_ms,
+            max_timeout_ms, tokenizer_threads; connection
         )
     }
 }

@@ -11,7 +11,7 @@ use super::hardware::Hardware;
 use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
-use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::config::{Config, ConnectionConfig, FileArg, ModelSettings, ServeSettings, read_file};
 use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
@@ -77,11 +77,11 @@ fn log() {
 async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::new());
-    let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
+    let cannot_serve = |e| Failure::io("cannot serve", e);
     let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
-    let server = http::Server::bind(config.listen, options(&config), shared_metrics, shared_health);
-    let server = server.await.map_err(cannot_listen)?;
-    let address = server.local_addr().map_err(cannot_listen)?;
+    let server = http::Server::bind(options(&config), shared_metrics, shared_health);
+    let server = server.await.map_err(cannot_serve)?;
+    let address = server.address().map_err(cannot_serve)?;
     tracing::info!(%address, "listening");
     let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
     let slot = server.slot();
@@ -119,7 +119,11 @@ async fn stop_or_lost(stop: impl Future<Output = ()>, health: Arc<Health>) {
 }
 
 fn options(config: &Config) -> http::Options {
+    let ConnectionConfig { address, tls, max_connections, timeouts, drain_delay, drain_timeout } =
+        config.connection.clone();
     http::Options {
+        address,
+        tls,
         server: ServerFacts {
             version: env!("CARGO_PKG_VERSION").into(),
             max_documents: config.max_documents,
@@ -128,8 +132,10 @@ fn options(config: &Config) -> http::Options {
             max_concurrent_requests: config.max_requests,
             tokenization_workers: config.tokenizer_threads,
         },
-        max_connections: config.max_connections,
-        drain_timeout: config.drain_timeout,
+        max_connections,
+        timeouts,
+        drain_delay,
+        drain_timeout,
     }
 }
 

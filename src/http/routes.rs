@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -33,6 +34,7 @@ pub(super) struct App {
     pub(super) serving: Arc<OnceLock<Serving>>,
     pub(super) server: ServerFacts,
     pub(super) limits: api::Limits,
+    pub(super) body_timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
 }
@@ -159,7 +161,7 @@ fn page(content_type: &'static str, text: String) -> Reply {
 async fn score(app: &App, request: Request<Incoming>, path: &str, mut stamps: Stamps) -> Reply {
     let headers = request.headers().clone();
     let fallback_id = Uuid::new_v4().to_string();
-    let body = match body::read(request, app.server.max_body_bytes).await {
+    let body = match body::read(request, app.server.max_body_bytes, app.body_timeout).await {
         Ok(body) => body,
         Err(error) => return refuse(&*api::dialect_at(path, &headers), &error, &fallback_id),
     };

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_models;
 mod command_line;
+mod connections;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
