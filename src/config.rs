@@ -107,6 +107,10 @@ pub struct ServeSettings {
     /// Bytes of one request body [default: 33554432]
     #[arg(long, env = "RERANKD_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
+    /// Memory for scores that may be asked for again, by the same tenant, in bytes; 0: every pair is scored. A
+    /// request is left out of it by 'Cache-Control: no-store' [default: 67108864]
+    #[arg(long, env = "RERANKD_SCORE_CACHE_BYTES", value_name = "BYTES")]
+    pub score_cache_bytes: Option<usize>,
     /// Deadline of requests that name none, in milliseconds [default: 30000]
     #[arg(long, env = "RERANKD_DEFAULT_TIMEOUT_MS", value_name = "MS")]
     pub default_timeout_ms: Option<u64>,
@@ -196,6 +200,7 @@ pub struct Config {
     pub max_requests: usize,
     pub max_documents: usize,
     pub max_body_bytes: usize,
+    pub score_cache_bytes: usize,
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     pub tokenizer_threads: usize,
@@ -272,6 +277,7 @@ impl Config {
                 "max-body-bytes",
                 serve.max_body_bytes.unwrap_or(32 << 20),
             )?,
+            score_cache_bytes: serve.score_cache_bytes.unwrap_or(64 << 20),
             default_timeout,
             max_timeout,
             tokenizer_threads: at_least(
@@ -340,7 +346,7 @@ impl ServeSettings {
         let connection = self.connection.or(file.connection);
         fill!(self, file:
             served_model_name, aliases, strict_model_names, max_queue_delay_us, max_batch_pairs,
-            max_backlog_tokens, max_requests, max_documents, max_body_bytes, default_timeout_ms,
+            max_backlog_tokens, max_requests, max_documents, max_body_bytes, score_cache_bytes, default_timeout_ms,
             max_timeout_ms, tokenizer_threads; connection
         )
     }

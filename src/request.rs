@@ -16,6 +16,8 @@ pub struct RerankRequest {
     pub truncation: Truncation,
     /// How long the client will wait, counted from the arrival of the request.
     pub timeout: Option<Duration>,
+    /// Whether its scores may come from an earlier request, and serve a later one.
+    pub may_cache: bool,
 }
 
 /// What is scored. The result has one score per document, pair or text, in this order.

@@ -29,6 +29,7 @@ fn admit(door: &Admission, num_documents: usize, timeout: Duration) -> Result<Pe
         },
         truncation: Truncation::default(),
         timeout: None,
+        may_cache: false,
     };
     door.admit(&request, timeout)
 }

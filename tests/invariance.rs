@@ -44,6 +44,8 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
             tokenizer_threads: 2,
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(60),
+            device_timeout: Duration::from_secs(60),
+            score_cache_bytes: 0,
         },
         Arc::new(Metrics::new()),
         health,
@@ -58,6 +60,7 @@ async fn bits(service: &Service, query: &str, documents: &[String]) -> Vec<u32> 
         inputs: Inputs::OneQuery { query: query.into(), documents: documents.to_vec() },
         truncation: Truncation::default(),
         timeout: None,
+        may_cache: true,
     };
     let response = service.rerank(request, Stamps::at(clock::now())).await.unwrap();
     response.label_logits.iter().map(|logit| logit.to_bits()).collect()

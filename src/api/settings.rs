@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::header::CACHE_CONTROL;
 
 use super::Context;
 use super::fields::Fields;
@@ -33,6 +34,7 @@ impl Context<'_> {
             inputs,
             truncation,
             timeout: timeout(self.headers, fields)?,
+            may_cache: may_cache(self.headers),
         })
     }
 }
@@ -76,6 +78,14 @@ fn timeout(headers: &HeaderMap, fields: &Fields<'_>) -> Result<Option<Duration>,
     let Some(seconds) = fields.number("timeout")? else { return Ok(None) };
     let duration = Duration::try_from_secs_f64(seconds).ok().filter(|d| !d.is_zero());
     duration.map(Some).ok_or_else(|| refused("timeout", "seconds"))
+}
+
+/// What a client says with `Cache-Control: no-store` (RFC 9111, section 5.2.1.5).
+fn may_cache(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+    !values
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case("no-store"))
 }
 
 /// Every dialect's way to say what happens to long texts. Cutting is the default everywhere: one long document

@@ -110,6 +110,8 @@ fn score(
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -126,6 +128,7 @@ fn score(
             ..Truncation::default()
         },
         timeout: None,
+        may_cache: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -170,6 +170,8 @@ fn load(
         tokenizer_threads: config.tokenizer_threads,
         default_timeout: config.default_timeout,
         max_timeout: config.max_timeout,
+        device_timeout: config.model.device_timeout,
+        score_cache_bytes: config.score_cache_bytes,
     };
     let tokens_per_second = prepared.tokens_per_second as u64;
     let device = prepared.device.clone();

@@ -1,5 +1,6 @@
 //! The HTTP server: connections, TLS, routes, limits, drain. Bodies are `api`'s, scores are `rerank`'s.
 
+mod account;
 mod activity;
 mod address;
 mod body;

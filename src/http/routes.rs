@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use uuid::Uuid;
 
+use super::account::Account;
 use super::body;
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::{self, Dialect, Parsed, Rejected, Reply};
@@ -159,11 +160,14 @@ fn page(content_type: &'static str, text: String) -> Reply {
 
 /// A scoring request, from its body to its reply in its own dialect.
 async fn score(app: &App, request: Request<Incoming>, path: &str, mut stamps: Stamps) -> Reply {
+    let account = Account::open(&app.metrics);
     let headers = request.headers().clone();
     let fallback_id = Uuid::new_v4().to_string();
     let body = match body::read(request, app.server.max_body_bytes, app.body_timeout).await {
         Ok(body) => body,
-        Err(error) => return refuse(&*api::dialect_at(path, &headers), &error, &fallback_id),
+        Err(error) => {
+            return refuse(account, &*api::dialect_at(path, &headers), &error, &fallback_id);
+        }
     };
     let incoming = api::Incoming {
         path,
@@ -178,8 +182,7 @@ async fn score(app: &App, request: Request<Incoming>, path: &str, mut stamps: St
     let Parsed { request, dialect } = match parsed {
         Ok(parsed) => parsed,
         Err(Rejected { error, dialect, request_id }) => {
-            app.metrics.refused(&error);
-            return refuse(&*dialect, &error, &request_id);
+            return refuse(account, &*dialect, &error, &request_id);
         }
     };
     stamps.parsed = clock::now();
@@ -189,12 +192,13 @@ async fn score(app: &App, request: Request<Incoming>, path: &str, mut stamps: St
         Err(error) => Err(error),
     };
     match scored {
-        Ok(response) => accept(&*dialect, &response),
-        Err(error) => refuse(&*dialect, &error, &id),
+        Ok(response) => accept(account, &*dialect, &response),
+        Err(error) => refuse(account, &*dialect, &error, &id),
     }
 }
 
-fn accept(dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
+fn accept(account: Account<'_>, dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
+    account.answered();
     let mut reply = dialect.reply(response);
     let stages = response.stamps.stages();
     let mut timing = String::with_capacity(120);
@@ -216,7 +220,8 @@ fn accept(dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
     reply
 }
 
-fn refuse(dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+fn refuse(account: Account<'_>, dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+    account.refused(error);
     let mut reply = dialect.error(error, request_id);
     let status = reply.status.as_u16();
     if status >= 500 {

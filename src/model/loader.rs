@@ -14,6 +14,7 @@ use crate::engine::pool::Pool;
 use crate::engine::selfcheck;
 use crate::error::ModelError;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to run a model.
@@ -124,7 +125,7 @@ impl Parts<'_> {
         let pool = Pool::new(num_threads)
             .map_err(|source| ModelError::Io { file: "engine threads".to_owned(), source })?;
         let bert = Bert::load(&cpu, self.weights, self.config.clone(), self.head)?;
-        let scorer = Threads::new(cpu, bert, pool).map_err(ModelError::Device)?;
+        let scorer = Threads::new(cpu, Arc::new(bert), pool).map_err(ModelError::Device)?;
         let device = format!("{}, {num_threads} threads", cpu.isa().name());
         Ok((device, cpu.dtype(), vec![Box::new(scorer)]))
     }

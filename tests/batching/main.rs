@@ -5,3 +5,4 @@ mod planner;
 mod simulator;
 mod support;
 mod threads;
+mod workers;

@@ -3,8 +3,10 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod accounts;
 mod bad_input;
 mod bad_models;
+mod caching;
 mod command_line;
 mod connections;
 mod evaluating;

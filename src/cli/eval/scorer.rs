@@ -57,6 +57,8 @@ pub(super) fn load(
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -81,6 +83,7 @@ impl Scorer for Local {
             inputs: Inputs::OneQuery { query: query.to_owned(), documents },
             truncation: self.truncation.clone(),
             timeout: None,
+            may_cache: false,
         };
         let response = self.service.rerank(request, Stamps::at(clock::now()));
         let results = self.runtime.block_on(response)?.results;
