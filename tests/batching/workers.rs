@@ -66,7 +66,7 @@ impl Scorer for Script {
     }
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
-        let turn = self.turns.lock().unwrap().pop_front();
+        let turn = self.turns.lock().expect("no test panics with it").pop_front();
         let behaviour = match turn {
             None => Behaviour::Well,
             Some(Turn::Behave(behaviour)) => behaviour,
