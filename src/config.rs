@@ -67,8 +67,8 @@ pub struct ModelSettings {
     /// is installed, agrees with our kernels and is faster [default: true]
     #[arg(long, env = "RERANKD_BATCH_INVARIANT", value_name = "true|false")]
     pub batch_invariant: Option<bool>,
-    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends
-    /// [default: 30000]
+    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends. On a
+    /// CPU, twice that and at least ten times what is measured: then the worker is replaced [default: 30000]
     #[arg(long, env = "RERANKD_DEVICE_TIMEOUT_MS", value_name = "MS")]
     pub device_timeout_ms: Option<u64>,
 }

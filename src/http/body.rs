@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -15,10 +15,13 @@ use crate::error::Error;
 /// Text of this many bytes is packed into one; only the first guess at the room it needs.
 const GZIP_RATIO: usize = 4;
 
+/// What is read and thrown away of a body that is too large, in bodies of the largest size.
+const DISCARDED_BODIES: usize = 4;
+
 /// Reads a whole body and unpacks it; `limit_bytes` bounds it before and after.
 ///
 /// # Errors
-/// [`Error::BodyTooLarge`] without reading it where the length is declared, [`Error::SlowBody`],
+/// [`Error::BodyTooLarge`] without waiting for it where the length is declared, [`Error::SlowBody`],
 /// [`Error::ContentEncoding`], or [`Error::Cancelled`] when the client breaks off.
 pub(super) async fn read(
     request: Request<Incoming>,
@@ -26,6 +29,7 @@ pub(super) async fn read(
     timeout: Duration,
 ) -> Result<Bytes, Error> {
     if declared_length(request.headers()).is_some_and(|length| length > limit_bytes as u64) {
+        tokio::spawn(discard(request, limit_bytes, timeout));
         return Err(Error::BodyTooLarge { limit_bytes });
     }
     let is_gzip = is_gzip(request.headers())?;
@@ -43,6 +47,19 @@ pub(super) async fn read(
     }
     // A few bytes may unpack to the limit, which takes tens of milliseconds.
     tokio::task::block_in_place(|| gunzip(&body, limit_bytes))
+}
+
+/// Reads on while the refusal is on its way: most clients look at it only after they have sent everything, and
+/// a connection that is closed under their hands takes it with it. Who goes on beyond reason is cut.
+async fn discard(request: Request<Incoming>, limit_bytes: usize, timeout: Duration) {
+    if request.headers().contains_key(EXPECT) {
+        // It waits for our word, which is the refusal.
+        return;
+    }
+    let mut body = Limited::new(request.into_body(), DISCARDED_BODIES * limit_bytes);
+    let read = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whatever comes of it, nobody is owed anything.
+    let _ = tokio::time::timeout(timeout, read).await;
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

@@ -197,3 +197,18 @@ async fn http2_is_told_by_its_first_bytes_and_rests_no_longer_than_the_idle_time
     connection.await.expect("no panic").expect("a goodbye, no error");
     assert_eq!(begun.elapsed().as_secs(), 40);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_client_that_takes_no_answer_is_cut_though_it_answers_pings() {
+    let Client { stream, begun, leave: _leave, .. } = Client::connect();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(64);
+    let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = Request::get("http://x/metrics").body(Full::<Bytes>::default());
+    let response = requests.send_request(request.expect("a request")).await.expect("a head");
+    // Its body is never asked for. The idle timeout says goodbye, the write timeout ends it.
+    let _ = connection.await.expect("no panic");
+    assert_eq!(begun.elapsed().as_secs(), 40 + 30);
+    drop(response);
+}

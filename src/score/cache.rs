@@ -9,8 +9,9 @@ use super::Key;
 use super::flight::{Awaited, Flight, Flights};
 use crate::metrics::Found;
 
-/// What a row costs beside its floats: its key, and moka's own books. Rounded up.
-const ENTRY_BYTES: usize = 256;
+/// What a row costs beside its floats: its key, and moka's own books. Measured: 254,000 rows of two floats took
+/// 90 MiB.
+const ENTRY_BYTES: usize = 368;
 
 /// The rows of one loaded model: they begin and end with it, so that no score outlives its weights.
 #[derive(Debug)]

@@ -296,6 +296,48 @@ fn slow_clients_are_cut_and_those_beside_them_are_served() {
 }
 
 #[test]
+fn a_client_that_does_not_take_its_answer_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rerankd.sock");
+    let mut command = rerankd();
+    command.args(["serve", "--write-timeout-ms", "300", "--model"]).arg(tiny_bert());
+    let _server = Server::spawn({
+        command.arg("--unix-socket").arg(&path);
+        command
+    });
+    // A socket of this kind holds a fifth of the answer.
+    let document = "a ".repeat(500_000);
+    let body = json!({"query": "a", "documents": [document], "return_documents": true}).to_string();
+    let connect = || UnixStream::connect(&path).expect("the socket is there");
+    let whole = || exchange(&mut connect(), &body);
+    eventually("the server is ready", || whole().starts_with("HTTP/1.1 200"));
+    let expected = whole().len();
+    assert!(expected > 1_000_000, "{expected} bytes");
+
+    let metric = || {
+        let mut stream = connect();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let line = page.lines().find(|line| line.starts_with("rerank_answered_requests_total"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let answered = metric();
+    let mut stuck = connect();
+    let head = format!(
+        "POST /v2/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stuck.write_all(head.as_bytes()).unwrap();
+    eventually("it is answered", || metric() > answered);
+    // Seven times its time.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let mut taken = Vec::new();
+    let _ = stuck.read_to_end(&mut taken);
+    assert!(taken.len() < expected, "all {} bytes came", taken.len());
+}
+
+#[test]
 fn a_connection_over_the_limit_waits_for_one_to_end() {
     let server = Server::start(&["--max-connections", "2"]);
     // The agent's own connection is one.
