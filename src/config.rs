@@ -3,8 +3,16 @@
 //! [`Settings`] is what was written, every part optional; a flag wins over the environment, the environment
 //! over the file, the file over the default. Nothing but this file reads a setting.
 
+/// Takes from `$file` what `$flags` leaves open; `$whole` is taken as it is.
+macro_rules! fill {
+    ($flags:ident, $file:ident: $($setting:ident),+ $(,)? $(; $($whole:ident),+)?) => {
+        Self { $($setting: $flags.$setting.or($file.$setting),)+ $($($whole),+)? }
+    };
+}
+
+mod connection;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +39,8 @@ impl From<&str> for Secret {
         Self(text.to_owned())
     }
 }
+
+pub use connection::{ConnectionConfig, ConnectionSettings};
 
 /// Why the settings cannot be used: the setting by name, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,8 +86,8 @@ pub struct ModelSettings {
     /// is installed, agrees with our kernels and is faster [default: true]
     #[arg(long, env = "RERANKD_BATCH_INVARIANT", value_name = "true|false")]
     pub batch_invariant: Option<bool>,
-    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends
-    /// [default: 30000]
+    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends. On a
+    /// CPU, twice that and at least ten times what is measured: then the worker is replaced [default: 30000]
     #[arg(long, env = "RERANKD_DEVICE_TIMEOUT_MS", value_name = "MS")]
     pub device_timeout_ms: Option<u64>,
 }
@@ -86,12 +96,9 @@ pub struct ModelSettings {
 #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
 #[serde(default)]
 pub struct ServeSettings {
-    /// Address to listen on [default: 127.0.0.1]
-    #[arg(long, env = "RERANKD_HOST", value_name = "ADDRESS")]
-    pub host: Option<IpAddr>,
-    /// Port to listen on; 0 lets the system choose [default: 8080]
-    #[arg(long, short, env = "RERANKD_PORT")]
-    pub port: Option<u16>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub connection: ConnectionSettings,
     /// Name of the model in replies [default: the model's own]
     #[arg(long, env = "RERANKD_SERVED_MODEL_NAME", value_name = "NAME")]
     pub served_model_name: Option<String>,
@@ -122,9 +129,10 @@ pub struct ServeSettings {
     /// Bytes of all request bodies held at a time; more are answered 429 [default: 536870912]
     #[arg(long, env = "RERANKD_MAX_TOTAL_BODY_BYTES", value_name = "BYTES")]
     pub max_total_body_bytes: Option<usize>,
-    /// Open connections; more wait to be accepted [default: 4096]
-    #[arg(long, env = "RERANKD_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<usize>,
+    /// Memory for scores that may be asked for again, by the same tenant, in bytes; 0: every pair is scored. A
+    /// request is left out of it by 'Cache-Control: no-store' [default: 67108864]
+    #[arg(long, env = "RERANKD_SCORE_CACHE_BYTES", value_name = "BYTES")]
+    pub score_cache_bytes: Option<usize>,
     /// Deadline of requests that name none, in milliseconds [default: 30000]
     #[arg(long, env = "RERANKD_DEFAULT_TIMEOUT_MS", value_name = "MS")]
     pub default_timeout_ms: Option<u64>,
@@ -134,9 +142,6 @@ pub struct ServeSettings {
     /// Threads that tokenise [default: half of the cores]
     #[arg(long, env = "RERANKD_TOKENIZER_THREADS", value_name = "N")]
     pub tokenizer_threads: Option<usize>,
-    /// Time for admitted requests to finish after SIGTERM, in milliseconds [default: 30000]
-    #[arg(long, env = "RERANKD_DRAIN_TIMEOUT_MS", value_name = "MS")]
-    pub drain_timeout_ms: Option<u64>,
     /// TOML file of tenants and the hashes of their keys, which `rerankd keys` writes; read again when it changes
     /// [default: no keys]
     #[arg(long, env = "RERANKD_KEYS_FILE", value_name = "FILE")]
@@ -225,7 +230,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub model: ModelConfig,
-    pub listen: SocketAddr,
+    pub connection: ConnectionConfig,
     pub served_model_name: Option<String>,
     pub aliases: Vec<String>,
     pub strict_model_names: bool,
@@ -235,11 +240,10 @@ pub struct Config {
     pub max_documents: usize,
     pub max_body_bytes: usize,
     pub max_total_body_bytes: usize,
-    pub max_connections: usize,
+    pub score_cache_bytes: usize,
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     pub tokenizer_threads: usize,
-    pub drain_timeout: Duration,
     pub keys: Source,
     pub redis_url: Option<Secret>,
 }
@@ -294,11 +298,6 @@ impl Config {
             )?,
             max_queue_delay: Duration::from_micros(serve.max_queue_delay_us.unwrap_or(500)),
         };
-        let millis = |name: &str, value: Option<u64>, default| {
-            let millis = value.unwrap_or(default);
-            at_least(1, name, millis as usize)?;
-            Ok(Duration::from_millis(millis))
-        };
         let default_timeout = millis("default-timeout-ms", serve.default_timeout_ms, 30_000)?;
         let max_timeout = millis("max-timeout-ms", serve.max_timeout_ms, 600_000)?;
         if default_timeout > max_timeout {
@@ -316,10 +315,7 @@ impl Config {
         let half_the_cores = (machine.threads / 2).max(1);
         Ok(Self {
             model,
-            listen: SocketAddr::new(
-                serve.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-                serve.port.unwrap_or(8080),
-            ),
+            connection: ConnectionConfig::new(serve.connection)?,
             served_model_name: serve.served_model_name,
             aliases: serve.aliases.unwrap_or_default(),
             strict_model_names: serve.strict_model_names.unwrap_or(false),
@@ -329,7 +325,7 @@ impl Config {
             max_documents: at_least(1, "max-documents", serve.max_documents.unwrap_or(10_000))?,
             max_body_bytes,
             max_total_body_bytes: at_least(max_body_bytes, "max-total-body-bytes", max_total)?,
-            max_connections: at_least(1, "max-connections", serve.max_connections.unwrap_or(4096))?,
+            score_cache_bytes: serve.score_cache_bytes.unwrap_or(64 << 20),
             default_timeout,
             max_timeout,
             tokenizer_threads: at_least(
@@ -337,7 +333,6 @@ impl Config {
                 "tokenizer-threads",
                 serve.tokenizer_threads.unwrap_or(half_the_cores),
             )?,
-            drain_timeout: millis("drain-timeout-ms", serve.drain_timeout_ms, 30_000)?,
             keys: keys(serve.keys_file, serve.api_keys)?,
             redis_url: serve.redis_url,
         })
@@ -359,6 +354,12 @@ fn keys(file: Option<PathBuf>, keys: Option<Vec<Secret>>) -> Result<Source, Conf
             Err(ConfigError::new("api-key", "is given beside keys-file; one of them is enough"))
         }
     }
+}
+
+fn millis(setting: &str, value: Option<u64>, default: u64) -> Result<Duration, ConfigError> {
+    let millis = value.unwrap_or(default);
+    at_least(1, setting, millis as usize)?;
+    Ok(Duration::from_millis(millis))
 }
 
 fn at_least(least: usize, setting: &str, value: usize) -> Result<usize, ConfigError> {
@@ -397,13 +398,6 @@ pub fn parse_file(text: &str) -> Result<File, String> {
     toml::from_str(text).map_err(tell)
 }
 
-/// Takes from `$file` what `$flags` leaves open.
-macro_rules! fill {
-    ($flags:ident, $file:ident: $($setting:ident),+ $(,)?) => {
-        Self { $($setting: $flags.$setting.or($file.$setting)),+ }
-    };
-}
-
 impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
@@ -416,11 +410,12 @@ impl ServeSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
+        let connection = self.connection.or(file.connection);
         fill!(self, file:
-            host, port, served_model_name, aliases, strict_model_names, max_queue_delay_us,
-            max_batch_pairs, max_backlog_tokens, max_requests, max_documents, max_body_bytes,
-            max_total_body_bytes, max_connections, default_timeout_ms, max_timeout_ms,
-            tokenizer_threads, drain_timeout_ms, keys_file, api_keys, redis_url,
+            served_model_name, aliases, strict_model_names, max_queue_delay_us, max_batch_pairs,
+            max_backlog_tokens, max_requests, max_documents, max_body_bytes, max_total_body_bytes,
+            score_cache_bytes, default_timeout_ms, max_timeout_ms, tokenizer_threads, keys_file, api_keys,
+            redis_url; connection
         )
     }
 }

@@ -23,6 +23,8 @@ pub enum Error {
     BodyTooLarge { limit_bytes: usize },
     #[error("Unsupported Media Type: send application/json, not '{0}'")]
     MediaType(String),
+    #[error("content-encoding: '{0}' is not unpacked here; send gzip or identity")]
+    ContentEncoding(String),
     #[error(
         "model '{name}' not found, make sure the correct model ID was used and that you have \
          access to the model; this server has: {served}"
@@ -105,6 +107,7 @@ impl Error {
             Self::TooMany { .. } => (400, Client, false, None, "too_many"),
             Self::BodyTooLarge { .. } => (413, Client, false, None, "body_too_large"),
             Self::MediaType(_) => (415, Client, false, None, "media_type"),
+            Self::ContentEncoding(_) => (415, Client, false, None, "content_encoding"),
             Self::UnknownModel { .. } => (404, Client, false, None, "unknown_model"),
             Self::NotSupported(_) => (501, Client, false, None, "not_supported"),
             Self::NoKey => (401, Client, false, None, "no_key"),

@@ -8,6 +8,7 @@
 //!   -> dialect    api::parse            a client's words -> RerankRequest
 //!   -> permit     admit                 let in whole, or told when to come back
 //!   -> sequences  tokenize              texts -> token ids, truncation told
+//!   -> claim      score                 what is known or on its way needs no pass of its own
 //!   -> entry      batch::queue          by class, fair over tenants, drops the expired and the cancelled
 //!   -> plan       batch::plan           pure: what goes to the device next
 //!   -> batch      batch::layout         packed token rows, nothing padded
@@ -30,5 +31,6 @@ pub mod metrics;
 pub mod model;
 pub mod request;
 pub mod rerank;
+pub mod score;
 pub mod tenant;
 pub mod tokenize;

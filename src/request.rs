@@ -18,6 +18,8 @@ pub struct RerankRequest {
     pub timeout: Option<Duration>,
     /// 0 to 999, 0 the most urgent, against other requests of the same tenant.
     pub priority: u16,
+    /// Whether its scores may come from an earlier request, and serve a later one.
+    pub may_cache: bool,
 }
 
 /// What is scored. The result has one score per document, pair or text, in this order.

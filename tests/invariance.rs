@@ -45,6 +45,8 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
             tokenizer_threads: 2,
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(60),
+            device_timeout: Duration::from_secs(60),
+            score_cache_bytes: 0,
         },
         Arc::new(Metrics::new()),
         health,
@@ -60,6 +62,7 @@ async fn bits(service: &Service, query: &str, documents: &[String]) -> Vec<u32> 
         truncation: Truncation::default(),
         timeout: None,
         priority: 0,
+        may_cache: true,
     };
     let stamps = Stamps::at(clock::now());
     let response = service.rerank(request, stamps, &Tenant::anonymous()).await.unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::header::CACHE_CONTROL;
 
 use super::Context;
 use super::fields::Fields;
@@ -37,6 +38,7 @@ impl Context<'_> {
             truncation,
             timeout: timeout(self.headers, fields)?,
             priority: priority(fields)?,
+            may_cache: may_cache(self.headers),
         })
     }
 }
@@ -87,6 +89,14 @@ fn timeout(headers: &HeaderMap, fields: &Fields<'_>) -> Result<Option<Duration>,
 fn priority(fields: &Fields<'_>) -> Result<u16, Error> {
     let asked = fields.integer("priority")?.unwrap_or(0);
     Ok(asked.clamp(0, MAX_PRIORITY) as u16)
+}
+
+/// What a client says with `Cache-Control: no-store` (RFC 9111, section 5.2.1.5).
+fn may_cache(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+    !values
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case("no-store"))
 }
 
 /// Every dialect's way to say what happens to long texts. Cutting is the default everywhere: one long document

@@ -40,7 +40,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Rerank(rerank::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
@@ -82,7 +82,7 @@ impl Failure {
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Rerank(args) => rerank::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),

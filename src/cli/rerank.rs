@@ -111,6 +111,8 @@ fn score(
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -128,6 +130,7 @@ fn score(
         },
         timeout: None,
         priority: 0,
+        may_cache: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

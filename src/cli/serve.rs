@@ -12,7 +12,7 @@ use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
 use crate::config::{
-    Config, ConfigError, FileArg, ModelSettings, Secret, ServeSettings, read_file,
+    Config, ConfigError, ConnectionConfig, FileArg, ModelSettings, Secret, ServeSettings, read_file,
 };
 use crate::engine::Dtype;
 use crate::health::Health;
@@ -80,14 +80,14 @@ fn log() {
 async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::new());
-    let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
+    let cannot_serve = |e| Failure::io("cannot serve", e);
     let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
     let tenants = Arc::new(open_keys(&config)?);
     let redis = open_redis(&config)?;
     let options = options(&config, Arc::clone(&tenants));
-    let server = http::Server::bind(config.listen, options, shared_metrics, shared_health);
-    let server = server.await.map_err(cannot_listen)?;
-    let address = server.local_addr().map_err(cannot_listen)?;
+    let server = http::Server::bind(options, shared_metrics, shared_health);
+    let server = server.await.map_err(cannot_serve)?;
+    let address = server.address().map_err(cannot_serve)?;
     tracing::info!(%address, "listening");
     let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
     let slot = server.slot();
@@ -145,7 +145,11 @@ fn open_redis(config: &Config) -> Result<Option<redis::Client>, ConfigError> {
 }
 
 fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
+    let ConnectionConfig { address, tls, max_connections, timeouts, drain_delay, drain_timeout } =
+        config.connection.clone();
     http::Options {
+        address,
+        tls,
         server: ServerFacts {
             version: env!("CARGO_PKG_VERSION").into(),
             max_documents: config.max_documents,
@@ -157,8 +161,10 @@ fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
         },
         tenants,
         max_total_body_bytes: config.max_total_body_bytes,
-        max_connections: config.max_connections,
-        drain_timeout: config.drain_timeout,
+        max_connections,
+        timeouts,
+        drain_delay,
+        drain_timeout,
     }
 }
 
@@ -193,6 +199,8 @@ fn load(
         tokenizer_threads: config.tokenizer_threads,
         default_timeout: config.default_timeout,
         max_timeout: config.max_timeout,
+        device_timeout: config.model.device_timeout,
+        score_cache_bytes: config.score_cache_bytes,
     };
     let tokens_per_second = prepared.tokens_per_second as u64;
     let device = prepared.device.clone();

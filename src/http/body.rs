@@ -1,27 +1,37 @@
-//! Request bodies within bounds of size, time and, all together, memory.
+//! Request bodies within bounds of size, time and, all together, memory; plain or gzip.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
+use flate2::bufread::MultiGzDecoder;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, Request};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::error::Error;
-
-/// A client gets this long to send its whole body: 32 MB at 4 Mbit/s.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bodies end when their requests do, which takes about as long as the least time a client respects.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Bytes of a refused body that are read and dropped, and how long that may take. A client that still writes
-/// when the connection closes may never see why it was refused.
-const DISCARD_BYTES: usize = 8 << 20;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is read and thrown away of a refused body, in bodies of the largest size.
+const DISCARDED_BODIES: usize = 4;
+
+/// Text is unpacked in pieces of this size, each taken from the budget.
+const UNPACKED_BLOCK_BYTES: usize = 16 * 1024;
+
+/// What bodies may take.
+#[derive(Debug, Clone)]
+pub(super) struct Bounds {
+    /// Of one body, packed and unpacked.
+    pub(super) max_bytes: usize,
+    pub(super) timeout: Duration,
+    pub(super) budget: Budget,
+}
 
 /// Memory for all bodies together. Bytes are taken as they arrive, not as they are announced, so that slow
 /// clients cannot hold what they have not sent.
@@ -40,71 +50,184 @@ impl Budget {
     }
 }
 
-/// A whole body, and its part of the budget. The request made of it holds about as many bytes of text, so the
-/// part is kept until the request is answered.
+/// A whole body, unpacked, and its part of the budget. The request made of it holds about as many bytes of text,
+/// so the part is kept until the request is answered.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) bytes: Bytes,
     pub(super) held: OwnedSemaphorePermit,
 }
 
-/// Reads a whole body.
+/// Reads a whole body and unpacks it.
 ///
 /// # Errors
-/// [`Error::BodyTooLarge`] without reading it where the length is declared, [`Error::BodiesFull`],
-/// [`Error::SlowBody`], or [`Error::Cancelled`] when the client breaks off.
-pub(super) async fn read(
-    request: Request<Incoming>,
-    limit_bytes: usize,
-    budget: &Budget,
-) -> Result<Body, Error> {
-    if declared_length(request.headers()).is_some_and(|length| length > limit_bytes as u64) {
-        return Err(Error::BodyTooLarge { limit_bytes });
+/// [`Error::BodyTooLarge`] without waiting for it where the length is declared, [`Error::BodiesFull`],
+/// [`Error::SlowBody`], [`Error::ContentEncoding`], or [`Error::Cancelled`] when the client breaks off.
+pub(super) async fn read(mut request: Request<Incoming>, bounds: &Bounds) -> Result<Body, Error> {
+    let collected = timeout(bounds.timeout, collect(&mut request, bounds)).await;
+    match collected.unwrap_or(Err(Error::SlowBody)) {
+        Ok((body, false)) => Ok(body),
+        // A few bytes may unpack to the limit, which takes tens of milliseconds.
+        Ok((packed, true)) => tokio::task::block_in_place(|| gunzip(&packed.bytes, bounds)),
+        Err(error) => {
+            if !matches!(error, Error::SlowBody | Error::Cancelled) {
+                discard(request, bounds);
+            }
+            Err(error)
+        }
     }
-    let collecting = collect(request.into_body(), limit_bytes, budget);
-    tokio::time::timeout(READ_TIMEOUT, collecting).await.unwrap_or(Err(Error::SlowBody))
 }
 
-async fn collect(mut body: Incoming, limit_bytes: usize, budget: &Budget) -> Result<Body, Error> {
-    let mut held = budget.take(0)?;
+/// A body as it was sent, and whether it is packed.
+async fn collect(request: &mut Request<Incoming>, bounds: &Bounds) -> Result<(Body, bool), Error> {
+    let too_large = Error::BodyTooLarge { limit_bytes: bounds.max_bytes };
+    if declared_length(request.headers()).is_some_and(|length| length > bounds.max_bytes as u64) {
+        return Err(too_large);
+    }
+    let is_gzip = is_gzip(request.headers())?;
+    let mut held = bounds.budget.take(0)?;
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = request.body_mut().frame().await {
         let Ok(data) = frame.map_err(|_| Error::Cancelled)?.into_data() else { continue };
-        if bytes.len() + data.len() > limit_bytes {
-            return Err(Error::BodyTooLarge { limit_bytes });
+        if bytes.len() + data.len() > bounds.max_bytes {
+            return Err(too_large);
         }
-        match budget.take(data.len()) {
-            Ok(more) => held.merge(more),
-            Err(full) => {
-                drop((held, bytes));
-                drain(body).await;
-                return Err(full);
-            }
-        }
+        held.merge(bounds.budget.take(data.len())?);
         bytes.extend_from_slice(&data);
     }
-    Ok(Body { bytes: bytes.freeze(), held })
+    Ok((Body { bytes: bytes.freeze(), held }, is_gzip))
 }
 
-/// Reads a body that nobody will look at, as far as a polite client's goes.
-pub(super) async fn discard(request: Request<Incoming>) {
-    drain(request.into_body()).await;
-}
-
-async fn drain(mut body: Incoming) {
-    let dropping = async {
-        let mut dropped = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            dropped += frame.data_ref().map_or(0, Bytes::len);
-            if dropped > DISCARD_BYTES {
-                return;
-            }
-        }
-    };
-    // Out of time is as good as out of bytes: the answer goes out now.
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, dropping).await;
+/// Reads on while a refusal is on its way: most clients look at it only after they have sent everything, and
+/// a connection that is closed under their hands takes it with it. Who goes on beyond reason is cut.
+pub(super) fn discard(request: Request<Incoming>, bounds: &Bounds) {
+    if request.headers().contains_key(EXPECT) {
+        // It waits for our word, which is the refusal.
+        return;
+    }
+    let mut body = Limited::new(request.into_body(), DISCARDED_BODIES * bounds.max_bytes);
+    let read = async move { while let Some(Ok(_)) = body.frame().await {} };
+    // Whatever comes of it, nobody is owed anything.
+    tokio::spawn(timeout(bounds.timeout, read));
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether the body is packed, in the one way there is.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Error> {
+    let mut is_gzip = false;
+    for value in headers.get_all(CONTENT_ENCODING) {
+        for coding in String::from_utf8_lossy(value.as_bytes()).split(',') {
+            match coding.trim().to_ascii_lowercase().as_str() {
+                "" | "identity" => {}
+                "gzip" | "x-gzip" if !is_gzip => is_gzip = true,
+                other => return Err(Error::ContentEncoding(other.to_owned())),
+            }
+        }
+    }
+    Ok(is_gzip)
+}
+
+/// Holds of what is unpacked no more than one body may have, one block, and what the budget gives.
+fn gunzip(packed: &[u8], bounds: &Bounds) -> Result<Body, Error> {
+    let mut unpacked = MultiGzDecoder::new(packed);
+    let mut block = [0; UNPACKED_BLOCK_BYTES];
+    let mut held = bounds.budget.take(0)?;
+    let mut bytes = BytesMut::new();
+    loop {
+        let num_bytes = unpacked
+            .read(&mut block)
+            .map_err(|e| Error::invalid("content-encoding", format!("the body is no gzip: {e}")))?;
+        if num_bytes == 0 {
+            return Ok(Body { bytes: bytes.freeze(), held });
+        }
+        if bytes.len() + num_bytes > bounds.max_bytes {
+            return Err(Error::BodyTooLarge { limit_bytes: bounds.max_bytes });
+        }
+        held.merge(bounds.budget.take(num_bytes)?);
+        bytes.extend_from_slice(&block[..num_bytes]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn bounds(max_bytes: usize, budget_bytes: usize) -> Bounds {
+        Bounds { max_bytes, timeout: Duration::ZERO, budget: Budget::new(budget_bytes) }
+    }
+
+    fn unpack(packed: &[u8], max_bytes: usize) -> Result<Bytes, Error> {
+        gunzip(packed, &bounds(max_bytes, max_bytes)).map(|body| body.bytes)
+    }
+
+    fn coded(values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|&v| (CONTENT_ENCODING, http::HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn what_was_packed_is_unpacked_in_one_stream_or_several() {
+        let several = [gzip(b"{\"query\":"), gzip(b"1}")].concat();
+        for packed in [gzip(b"{\"query\":1}"), several] {
+            assert_eq!(unpack(&packed, 100).unwrap(), b"{\"query\":1}"[..]);
+        }
+    }
+
+    #[test]
+    fn the_unpacked_size_is_bounded_to_the_byte() {
+        let packed = gzip(&[b'a'; 5000]);
+        assert!(packed.len() < 100);
+        assert_eq!(unpack(&packed, 5000).unwrap().len(), 5000);
+        assert_eq!(unpack(&packed, 4999), Err(Error::BodyTooLarge { limit_bytes: 4999 }));
+    }
+
+    #[test]
+    fn what_is_unpacked_counts_like_what_was_sent_plain() {
+        let bounds = bounds(5000, 7000);
+        let packed = gzip(&[b'a'; 4000]);
+        let first = gunzip(&packed, &bounds).unwrap();
+        assert_eq!(first.held.num_permits(), 4000);
+        let full = Error::BodiesFull { retry_after: FULL_RETRY_AFTER };
+        assert_eq!(gunzip(&packed, &bounds).map(|body| body.bytes), Err(full));
+        drop(first);
+        assert!(gunzip(&packed, &bounds).is_ok(), "the room is given back");
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_or_with_a_flipped_byte_is_an_error() {
+        let packed = gzip(b"{\"query\": \"a b c d\"}");
+        for end in 0..packed.len() {
+            let cut = unpack(&packed[..end], 1000);
+            assert!(cut.is_err() || end == 0, "cut at {end}: {cut:?}");
+            let mut flipped = packed.clone();
+            flipped[end] ^= 0x55;
+            // The header's time stamp, its flags of origin and its level mean nothing.
+            let matters = !(4..10).contains(&end);
+            assert_eq!(unpack(&flipped, 1000).is_err(), matters, "byte {end} flipped");
+        }
+    }
+
+    #[test]
+    fn one_layer_of_gzip_is_unpacked_and_what_is_unknown_is_named() {
+        assert_eq!(is_gzip(&HeaderMap::new()), Ok(false));
+        assert_eq!(is_gzip(&coded(&["identity"])), Ok(false));
+        assert_eq!(is_gzip(&coded(&["GZip, identity"])), Ok(true));
+        assert_eq!(is_gzip(&coded(&["br"])), Err(Error::ContentEncoding("br".into())));
+        for twice in [&["gzip, gzip"][..], &["gzip", "gzip"]] {
+            assert_eq!(is_gzip(&coded(twice)), Err(Error::ContentEncoding("gzip".into())));
+        }
+    }
 }

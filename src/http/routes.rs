@@ -10,7 +10,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use uuid::Uuid;
 
-use super::body::{self, Body, Budget};
+use super::account::Account;
+use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::usage::{self, UsageFacts};
 use crate::api::{self, Dialect, Parsed, Rejected, Reply};
@@ -36,7 +37,7 @@ pub(super) struct App {
     pub(super) server: ServerFacts,
     pub(super) limits: api::Limits,
     pub(super) tenants: Arc<Tenants>,
-    pub(super) bodies: Budget,
+    pub(super) bodies: body::Bounds,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
 }
@@ -103,7 +104,7 @@ pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Respons
     let (route, reply) = match method {
         Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path, &caller)),
         Method::POST if api::route(&path).is_some() => {
-            ("score", admit(&app, request, &path, Stamps::at(received), caller).await)
+            ("score", score(&app, request, &path, Stamps::at(received), caller).await)
         }
         Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(caller.is_ok())),
         _ => ("none", nowhere(&request, &path)),
@@ -213,83 +214,82 @@ fn page(content_type: &'static str, text: String) -> Reply {
     Reply { status: StatusCode::OK, headers, body: text.into_bytes() }
 }
 
-/// A scoring request, as far as its body. Of strangers none is looked at, so their refusal is in the dialect of
-/// the path.
-async fn admit(
+/// A scoring request, from its head to its reply in its own dialect.
+async fn score(
     app: &App,
     request: Request<Incoming>,
     path: &str,
-    stamps: Stamps,
+    mut stamps: Stamps,
     caller: Caller,
 ) -> Reply {
+    let mut account = Account::open(&app.metrics);
     let headers = request.headers().clone();
     let fallback_id = Uuid::new_v4().to_string();
-    let early = |error: &Error| {
-        app.metrics.refused(error);
-        refuse(&*api::dialect_at(path, &headers), error, &fallback_id)
-    };
-    let tenant = match caller {
-        Ok(tenant) => tenant,
+    // The bytes are held as long as the texts made of them.
+    let (tenant, Body { bytes, held: _held }) = match read(app, request, caller, &mut account).await
+    {
+        Ok(read) => read,
         Err(error) => {
-            body::discard(request).await;
-            return early(&error);
+            return refuse(account, &*api::dialect_at(path, &headers), &error, &fallback_id);
         }
     };
-    let Body { bytes, held } =
-        match body::read(request, app.server.max_body_bytes, &app.bodies).await {
-            Ok(body) => body,
-            Err(error) => {
-                tenant.refused();
-                return early(&error);
-            }
-        };
-    let reply = score(app, bytes, &headers, path, stamps, &tenant, &fallback_id).await;
-    drop(held);
-    reply
-}
-
-/// A scoring request, from its body to its reply in its own dialect.
-async fn score(
-    app: &App,
-    body: Bytes,
-    headers: &http::HeaderMap,
-    path: &str,
-    mut stamps: Stamps,
-    tenant: &Tenant,
-    fallback_id: &str,
-) -> Reply {
     let incoming = api::Incoming {
         path,
-        headers,
-        body: &body,
-        fallback_id,
+        headers: &headers,
+        body: &bytes,
+        fallback_id: &fallback_id,
         unix_seconds: clock::unix_seconds(),
     };
     let parse = || api::parse(&incoming, &app.limits);
     let parsed =
-        if body.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
+        if bytes.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
     let Parsed { request, dialect } = match parsed {
         Ok(parsed) => parsed,
         Err(Rejected { error, dialect, request_id }) => {
-            app.metrics.refused(&error);
-            tenant.refused();
-            return refuse(&*dialect, &error, &request_id);
+            return refuse(account, &*dialect, &error, &request_id);
         }
     };
-    drop(body);
+    drop(bytes);
     stamps.parsed = clock::now();
     let id = request.id.clone();
     let scored = match app.serving() {
-        Ok(serving) => serving.service.rerank(request, stamps, tenant).await,
+        Ok(serving) => serving.service.rerank(request, stamps, &tenant).await,
         Err(error) => Err(error),
     };
     match scored {
-        Ok(response) => accept(&*dialect, &response, &tenant.name),
-        Err(error) => refuse(&*dialect, &error, &id),
+        Ok(response) => accept(account, &*dialect, &response, &tenant.name),
+        Err(error) => refuse(account, &*dialect, &error, &id),
     }
 }
 
-fn accept(dialect: &dyn Dialect, response: &RerankResponse, tenant: &str) -> Reply {
+/// The body of a request whose key is known. Of strangers none is looked at, so their refusal is in the dialect
+/// of the path.
+async fn read(
+    app: &App,
+    request: Request<Incoming>,
+    caller: Caller,
+    account: &mut Account<'_>,
+) -> Result<(Arc<Tenant>, Body), Error> {
+    match caller {
+        Ok(tenant) => {
+            account.belongs_to(&tenant);
+            let body = body::read(request, &app.bodies).await?;
+            Ok((tenant, body))
+        }
+        Err(error) => {
+            body::discard(request, &app.bodies);
+            Err(error)
+        }
+    }
+}
+
+fn accept(
+    account: Account<'_>,
+    dialect: &dyn Dialect,
+    response: &RerankResponse,
+    tenant: &str,
+) -> Reply {
+    account.answered(response);
     let mut reply = dialect.reply(response);
     let stages = response.stamps.stages();
     let mut timing = String::with_capacity(120);
@@ -312,7 +312,8 @@ fn accept(dialect: &dyn Dialect, response: &RerankResponse, tenant: &str) -> Rep
     reply
 }
 
-fn refuse(dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+fn refuse(account: Account<'_>, dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+    account.refused(error);
     let mut reply = dialect.error(error, request_id);
     let status = reply.status.as_u16();
     if status >= 500 {

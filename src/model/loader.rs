@@ -16,6 +16,7 @@ use crate::engine::selfcheck;
 use crate::engine::{Backend, Dtype};
 use crate::error::{DeviceError, ModelError};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to run a model.
@@ -162,7 +163,7 @@ impl Parts<'_> {
             .map_err(|source| ModelError::Io { file: "engine threads".to_owned(), source })?;
         let model = self.load::<A, Cpu>(&cpu)?;
         let limits = model.limits();
-        let scorer = Threads::new(cpu, model, pool).map_err(ModelError::Device)?;
+        let scorer = Threads::new(cpu, Arc::new(model), pool).map_err(ModelError::Device)?;
         let device = format!("{}, {num_threads} threads", cpu.isa().name());
         Ok(Instances { device, dtype: cpu.dtype(), limits, scorers: vec![Box::new(scorer)] })
     }

@@ -3,6 +3,7 @@
 mod fold;
 mod golden;
 mod load;
+mod rows;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Answer, Batcher, Class, Entry, Limits, Rate, Share};
+use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Watch};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
@@ -18,8 +19,11 @@ use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
 use crate::model::registry::Names;
 use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::score::Scores;
 use crate::tenant::Tenant;
 use crate::tokenize;
+
+use rows::Visit;
 
 pub use load::{Prepared, prepare};
 
@@ -35,7 +39,18 @@ pub struct Options {
     pub default_timeout: Duration,
     /// However long a client says it would wait.
     pub max_timeout: Duration,
+    /// How long a batch may take before its device is said to hang.
+    pub device_timeout: Duration,
+    /// Memory for rows that may be asked for again; 0: every sequence is scored.
+    pub score_cache_bytes: usize,
 }
+
+/// An idle device is asked for a score this often: soon enough for the third probe of a process to say within
+/// a load balancer's patience whether it recovered, for a thousandth of its time.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Batches differ in cost by less than this factor from their tokens at the measured speed.
+const SLOWEST_BATCH: f64 = 10.0;
 
 /// Work that may wait by default: longer than most clients' patience, so that refusals begin about where
 /// answers would come too late.
@@ -48,8 +63,11 @@ const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Service {
     names: Names,
+    /// What computes, and how: with the model's name all that decides the bits of a row.
+    computes: [String; 2],
     head: Head,
     width: usize,
+    scores: Option<Scores>,
     tokenizers: tokenize::Pool,
     admission: Admission,
     batcher: batch::Handle,
@@ -57,6 +75,16 @@ pub struct Service {
     health: Arc<Health>,
     default_timeout: Duration,
     max_timeout: Duration,
+}
+
+impl Options {
+    /// A device that tells by itself that it hangs is let to. On a slow machine a large batch takes its time.
+    fn watch(&self, tokens_per_second: f64) -> Watch {
+        let batch_seconds = self.limits.max_batch_tokens as f64 / tokens_per_second.max(1.0);
+        let slowest = Duration::try_from_secs_f64(SLOWEST_BATCH * batch_seconds);
+        let limit = (2 * self.device_timeout).max(slowest.unwrap_or(Duration::MAX));
+        Watch { limit, probe_interval: PROBE_INTERVAL }
+    }
 }
 
 impl Service {
@@ -71,7 +99,13 @@ impl Service {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> std::io::Result<Self> {
-        let Prepared { max_length, head, scorers, encoder, tokens_per_second, .. } = model;
+        let Prepared {
+            max_length, head, scorers, encoder, tokens_per_second, device, dtype, ..
+        } = model;
+        let width = scorers.first().map_or(0, |scorer| scorer.width());
+        let scores = (options.score_cache_bytes > 0).then(|| {
+            Scores::new(options.score_cache_bytes, width, options.limits.max_batch_tokens)
+        });
         let num_devices = scorers.len();
         let rate = Rate::new(tokens_per_second);
         let backlog_for_default = tokens_per_second * DEFAULT_BACKLOG.as_secs_f64();
@@ -82,13 +116,16 @@ impl Service {
         };
         Ok(Self {
             names,
+            computes: [device, dtype.name().to_owned()],
             head,
-            width: scorers.first().map_or(0, |scorer| scorer.width()),
+            width,
+            scores,
             tokenizers: tokenize::Pool::spawn(encoder, options.tokenizer_threads)?,
             admission: Admission::new(bounds, rate.clone()),
             batcher: batch::spawn(
                 Batcher::new(options.limits, rate, num_devices),
                 scorers,
+                options.watch(tokens_per_second),
                 &metrics,
                 &health,
             )?,
@@ -103,7 +140,14 @@ impl Service {
         Load {
             backlog_tokens: self.admission.backlog_tokens(),
             tokens_per_second: self.admission.tokens_per_second(),
+            cache_bytes: self.scores.as_ref().map_or(0, Scores::num_bytes),
         }
+    }
+
+    /// What keeps apart the rows of different models; the cache itself is born with its model.
+    fn identity(&self) -> [&str; 3] {
+        let [device, dtype] = &self.computes;
+        [&self.names.served, device, dtype]
     }
 
     /// Scores a request: admitted whole, answered whole, and cancelled whole when the caller drops this
@@ -117,21 +161,11 @@ impl Service {
         stamps: Stamps,
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
-        let mut visit = Visit::begin(&self.metrics);
-        let result = self.score(request, stamps, tenant).await;
-        visit.ended = true;
-        match &result {
-            Ok(response) => {
-                let took = clock::now().saturating_duration_since(stamps.received);
-                self.metrics.scored(response, took);
-                tenant.answered(response);
-            }
-            Err(error) => {
-                self.metrics.refused(error);
-                tenant.refused();
-            }
-        }
-        result
+        let _in_flight = InFlight::begin(&self.metrics);
+        let response = self.score(request, stamps, tenant).await?;
+        let took = clock::now().saturating_duration_since(stamps.received);
+        self.metrics.scored(&response, took);
+        Ok(response)
     }
 
     async fn score(
@@ -169,19 +203,15 @@ impl Service {
         charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
 
         let sequences = Arc::new(tokenized.sequences);
-        let (answer, rows) = Answer::new(sequences.len(), self.width);
-        self.batcher.submit(Entry {
+        let visit = Visit {
+            service: self,
             share,
             priority: request.priority,
-            sequences: Arc::clone(&sequences),
-            answer: Arc::new(answer),
+            sequences: &sequences,
             arrived: stamps.received,
-            deadline: Some(deadline),
-        })?;
-        let rows = by(deadline, rows).await?.map_err(|_| Error::Unavailable {
-            reason: "the server is stopping".into(),
-            retry_after: UNAVAILABLE_RETRY_AFTER,
-        })??;
+            deadline,
+        };
+        let rows = visit.rows(&mut permit, request.may_cache).await?;
         (stamps.started, stamps.scored) = (rows.started, rows.scored);
 
         let folded =
@@ -218,24 +248,18 @@ async fn by<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Error>
     timeout_at(deadline.into(), future).await.map_err(|_| Error::DeadlineExceeded)
 }
 
-/// Counts a request as being worked on, and as cancelled if its future is dropped before the end.
-struct Visit<'a> {
-    metrics: &'a Metrics,
-    ended: bool,
-}
+/// Counts a request as being worked on.
+struct InFlight<'a>(&'a Metrics);
 
-impl<'a> Visit<'a> {
+impl<'a> InFlight<'a> {
     fn begin(metrics: &'a Metrics) -> Self {
         metrics.in_flight(1.0);
-        Self { metrics, ended: false }
+        Self(metrics)
     }
 }
 
-impl Drop for Visit<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.metrics.in_flight(-1.0);
-        if !self.ended {
-            self.metrics.cancelled();
-        }
+        self.0.in_flight(-1.0);
     }
 }

@@ -7,3 +7,4 @@ mod simulator;
 mod support;
 mod tenants;
 mod threads;
+mod workers;

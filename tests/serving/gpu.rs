@@ -21,6 +21,8 @@ fn serve(driver: &Path, model: &Path, switches: &[(&str, &str)]) -> Command {
     let mut command = rerankd();
     command.env("LD_LIBRARY_PATH", driver).envs(switches.iter().copied());
     command.args(["serve", "--port", "0", "--device", "cuda", "--max-batch-tokens", "1024"]);
+    // Every request is to reach the device.
+    command.args(["--score-cache-bytes", "0"]);
     command.arg("--model").arg(model);
     command
 }

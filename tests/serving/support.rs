@@ -119,7 +119,7 @@ impl Server {
         answer(request.send(body).expect("an answer"))
     }
 
-    /// The address for clients of their own.
+    /// The address for clients of their own; a Unix socket's says so.
     pub fn address(&self) -> &str {
         &self.url["http://".len()..]
     }

@@ -145,3 +145,13 @@ fn an_empty_model_name_is_the_default_model() {
     assert_eq!(with(r#""model":"""#).model, None);
     assert_eq!(with(r#""model":"m""#).model.as_deref(), Some("m"));
 }
+
+#[test]
+fn no_store_keeps_a_request_out_of_the_cache() {
+    assert!(with_header("x-other", "no-store", "").may_cache);
+    for (value, expected) in
+        [("no-store", false), ("max-age=0, No-Store", false), ("no-cache", true), ("", true)]
+    {
+        assert_eq!(with_header("cache-control", value, "").may_cache, expected, "{value}");
+    }
+}

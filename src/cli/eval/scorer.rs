@@ -58,6 +58,8 @@ pub(super) fn load(
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -83,6 +85,7 @@ impl Scorer for Local {
             truncation: self.truncation.clone(),
             timeout: None,
             priority: 0,
+            may_cache: false,
         };
         let (tenant, stamps) = (Tenant::anonymous(), Stamps::at(clock::now()));
         let response = self.service.rerank(request, stamps, &tenant);

@@ -5,7 +5,7 @@ mod threads;
 
 use std::fmt::Debug;
 
-use super::Scorer;
+use super::{Scorer, Spare};
 use crate::engine::Backend;
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;

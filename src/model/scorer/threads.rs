@@ -1,19 +1,20 @@
 //! Runs a model over a batch: cuts it into groups and lets the engine threads take them one by one.
 
-use super::{Family, Scorer, check_room};
+use super::{Family, Scorer, Spare, check_room};
 use crate::engine::Backend;
 use crate::engine::groups::Groups;
 use crate::engine::packed::Packed;
 use crate::engine::pool::Pool;
 use crate::error::DeviceError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A model on the threads of a CPU.
 #[derive(Debug)]
 pub struct Threads<B: Backend<Batch = Packed>, F: Family<B>> {
     backend: B,
-    family: F,
+    /// Shared with whatever takes the place of this scorer.
+    family: Arc<F>,
     pool: Pool,
     groups: Groups,
     lanes: Vec<Mutex<Lane<F::Lane>>>,
@@ -33,7 +34,7 @@ struct Lane<L> {
 impl<B: Backend<Batch = Packed>, F: Family<B>> Threads<B, F> {
     /// # Errors
     /// No memory for the activations.
-    pub fn new(backend: B, family: F, pool: Pool) -> Result<Self, DeviceError> {
+    pub fn new(backend: B, family: Arc<F>, pool: Pool) -> Result<Self, DeviceError> {
         let groups = Groups::new(pool.num_threads(), family.limits().max_length);
         let max_tokens = groups.max_tokens();
         let lane = |_| {
@@ -50,9 +51,18 @@ impl<B: Backend<Batch = Packed>, F: Family<B>> Threads<B, F> {
     }
 }
 
-impl<B: Backend<Batch = Packed>, F: Family<B>> Scorer for Threads<B, F> {
+impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Threads<B, F> {
     fn width(&self) -> usize {
         self.family.width()
+    }
+
+    fn spare(&self) -> Option<Spare> {
+        let (backend, family) = (self.backend.clone(), Arc::clone(&self.family));
+        let num_threads = self.pool.num_threads();
+        Some(Arc::new(move || {
+            let pool = Pool::new(num_threads).map_err(|e| DeviceError::new(e.to_string()))?;
+            Ok(Box::new(Self::new(backend.clone(), Arc::clone(&family), pool)?))
+        }))
     }
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
@@ -65,7 +75,7 @@ impl<B: Backend<Batch = Packed>, F: Family<B>> Scorer for Threads<B, F> {
             lane.results.clear();
             lane.fault = None;
         }
-        let (backend, family) = (&self.backend, &self.family);
+        let (backend, family) = (&self.backend, &*self.family);
         let (groups, lanes) = (&self.groups, &self.lanes);
         let next_group = AtomicUsize::new(0);
         let job = |thread: usize| {
