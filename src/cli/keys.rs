@@ -90,7 +90,8 @@ fn new(path: &Path, tenant: &str, admin: bool) -> Result<(), Failure> {
             format!("tenant '{tenant}' is there already: write 'admin = true' into the file");
         return Err(Failure::Usage(message));
     }
-    let key = generate().map_err(|e| Failure::Device(format!("no randomness: {e}")))?;
+    let no_chance = |e| Failure::io("cannot make a key", std::io::Error::other(format!("{e}")));
+    let key = generate().map_err(no_chance)?;
     let hash = KeyHash::of(&key);
     let mut table = Table::new();
     table["tenant"] = value(tenant);
