@@ -12,7 +12,7 @@ const MAX_CONSECUTIVE_FAULTS: u32 = 3;
 
 /// Faults in a row, batches and probes, after which new workers are not to be expected to do better: a new
 /// process may.
-const LAST_FAULT: u32 = 6;
+pub const LAST_FAULT: u32 = 6;
 
 /// Health of the whole server, told by those who know and read by the probes.
 #[derive(Debug, Default)]

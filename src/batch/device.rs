@@ -13,7 +13,7 @@ use super::worker::Command;
 use crate::clock;
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
-use crate::health::Health;
+use crate::health::{Health, LAST_FAULT};
 use crate::metrics::{Metrics, Outcome};
 use crate::model::{Scorer, Spare};
 
@@ -41,6 +41,7 @@ pub(super) struct Device {
     pub(super) spare: Option<Spare>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) shared: Shared,
+    pub(super) faults_in_a_row: u32,
 }
 
 /// What a device has to do.
@@ -143,6 +144,12 @@ impl Device {
     /// Tells the health, and puts a new worker in the place of one that failed.
     fn judge(&mut self, fault: Option<&DeviceError>) {
         self.shared.health.device_ran(fault);
+        self.faults_in_a_row = fault.map_or(0, |_| self.faults_in_a_row + 1);
+        if self.faults_in_a_row == LAST_FAULT {
+            // Where another device is well, the health of all would not show it.
+            let fault = DeviceError::lost("the device keeps failing");
+            self.shared.health.device_ran(Some(&fault));
+        }
         let (Some(_), Some(spare)) = (fault, &self.spare) else { return };
         match spare() {
             Ok(scorer) => {

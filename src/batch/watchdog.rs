@@ -127,6 +127,7 @@ fn start(
     name: &str,
     shared: &Shared,
 ) -> std::io::Result<JoinHandle<()>> {
-    let device = Device { scorer, spare, pulse: Arc::clone(pulse), shared: shared.clone() };
+    let (pulse, shared) = (Arc::clone(pulse), shared.clone());
+    let device = Device { scorer, spare, pulse, shared, faults_in_a_row: 0 };
     std::thread::Builder::new().name(name.to_owned()).spawn(move || device.run())
 }

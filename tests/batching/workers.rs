@@ -216,6 +216,18 @@ fn a_device_that_keeps_failing_ends_the_server_with_nobody_asking() {
 }
 
 #[test]
+fn one_of_two_devices_that_keeps_failing_ends_the_server() {
+    let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    health.started();
+    let batcher = Batcher::new(LIMITS, Rate::new(1000.0), 2);
+    let failing = Script::behave([Behaviour::Fault; 100]);
+    let scorers: Vec<Box<dyn Scorer>> = vec![Box::new(Script::new([])), Box::new(failing)];
+    let probing = Watch { probe_interval: Duration::from_millis(5), ..PATIENT };
+    let _handle = spawn(batcher, scorers, probing, &metrics, &health);
+    eventually("the server ends", || health.state() == State::Lost);
+}
+
+#[test]
 fn a_device_that_gives_other_scores_than_at_first_is_found_out() {
     /// Right once, then off by as much as no rounding explains.
     struct Drifting(bool);
