@@ -36,7 +36,7 @@ impl Visit<'_> {
         };
         let keys: Vec<Key> = (0..sequences.len()).map(key).collect();
         let seqlens: Vec<_> = (0..sequences.len()).map(|i| sequences.seqlen(i)).collect();
-        let mut claim = scores.claim(&keys, &seqlens);
+        let mut claim = scores.claim(&keys, &seqlens, self.urgency());
         self.service.metrics.looked_up(claim.found());
         let now = clock::now();
         let (mut started, mut scored) = (None, now);
@@ -54,6 +54,11 @@ impl Visit<'_> {
             }
         }
         Ok(Rows { values: claim.rows(), started: started.unwrap_or(now), scored })
+    }
+
+    /// Less for what the queue puts first, among the requests of one tenant.
+    fn urgency(&self) -> u32 {
+        (self.share.class as u32) << u16::BITS | u32::from(self.priority)
     }
 
     async fn score_missing(

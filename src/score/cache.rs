@@ -55,11 +55,12 @@ impl Scores {
         self.known.weighted_size() as usize
     }
 
-    /// Looks up the sequences of a request, of `seqlens` tokens each.
+    /// Looks up the sequences of a request, of `seqlens` tokens each. The less its `urgency`, the sooner it comes
+    /// in the queue.
     ///
-    /// A request follows another only if that has no more to score than itself, or than a batch: 20 documents
-    /// never wait for the end of 5,000.
-    pub fn claim(&self, keys: &[Key], seqlens: &[usize]) -> Claim<'_> {
+    /// A request follows another only if that has no more to score than itself, or than a batch, and comes no
+    /// later: 20 documents never wait for the end of 5,000, nor what is urgent for what is not.
+    pub fn claim(&self, keys: &[Key], seqlens: &[usize], urgency: u32) -> Claim<'_> {
         let known: Vec<_> = keys.iter().map(|key| self.known.get(key)).collect();
         let unknown = seqlens.iter().zip(&known).filter(|(_, known)| known.is_none());
         let patience = unknown.map(|(seqlen, _)| seqlen).sum::<usize>().max(self.patience_tokens);
@@ -75,7 +76,9 @@ impl Scores {
                 return Source::Mine(*place);
             }
             match self.flights.find(&key) {
-                Some(awaited) if awaited.tokens <= patience => Source::Awaited(key, awaited),
+                Some(awaited) if awaited.tokens <= patience && awaited.urgency <= urgency => {
+                    Source::Awaited(key, awaited)
+                }
                 _ => {
                     let place = mine.len();
                     places.insert(key, place);
@@ -87,7 +90,7 @@ impl Scores {
         });
         let sources = sources.collect();
         let own_keys = mine.iter().map(|(key, _)| *key).collect();
-        let flight = (!mine.is_empty()).then(|| self.flights.begin(own_keys, tokens));
+        let flight = (!mine.is_empty()).then(|| self.flights.begin(own_keys, tokens, urgency));
         Claim { scores: self, sources, mine, flight }
     }
 }
@@ -181,7 +184,11 @@ mod tests {
     }
 
     fn claim<'a>(scores: &'a Scores, ids: &[u32]) -> Claim<'a> {
-        scores.claim(&keys(ids), &vec![10; ids.len()])
+        claim_with(scores, ids, 0)
+    }
+
+    fn claim_with<'a>(scores: &'a Scores, ids: &[u32], urgency: u32) -> Claim<'a> {
+        scores.claim(&keys(ids), &vec![10; ids.len()], urgency)
     }
 
     #[test]
@@ -236,6 +243,15 @@ mod tests {
         let mut larger = many.clone();
         larger.push(99);
         assert_eq!(claim(&scores, &larger).found().joined, 11, "but no more than its own");
+    }
+
+    #[test]
+    fn an_urgent_request_does_not_wait_for_a_patient_one() {
+        let scores = scores();
+        let _patient = claim_with(&scores, &[1, 2], 7);
+        assert_eq!(claim_with(&scores, &[1, 2], 7).found().joined, 2);
+        assert_eq!(claim_with(&scores, &[1, 2], 8).found().joined, 2);
+        assert_eq!(claim_with(&scores, &[1, 2], 6).found().missed, 2);
     }
 
     #[test]

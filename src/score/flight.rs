@@ -18,6 +18,8 @@ pub(super) struct Awaited {
     position: usize,
     /// All that the other request has to have scored.
     pub(super) tokens: usize,
+    /// The other request's; less comes first in the queue.
+    pub(super) urgency: u32,
 }
 
 /// All that is on its way. Bounded as the queue is: every key belongs to an admitted request.
@@ -39,14 +41,14 @@ impl Flights {
     }
 
     /// Takes off with `keys`, of `tokens` in all. Of a key that is in the air already, the first counts.
-    pub(super) fn begin(self: &Arc<Self>, keys: Vec<Key>, tokens: usize) -> Flight {
+    pub(super) fn begin(self: &Arc<Self>, keys: Vec<Key>, tokens: usize, urgency: u32) -> Flight {
         let (sender, landing) = watch::channel(None);
         let mut flights = self.lock();
         let mut own = Vec::with_capacity(keys.len());
         for (position, key) in keys.into_iter().enumerate() {
             flights.entry(key).or_insert_with(|| {
                 own.push(key);
-                Awaited { landing: landing.clone(), position, tokens }
+                Awaited { landing: landing.clone(), position, tokens, urgency }
             });
         }
         drop(flights);
