@@ -36,10 +36,12 @@ impl<'a> Account<'a> {
 
     pub(super) fn refused(self, error: &Error) {
         self.metrics.refused(error);
-        if let Some(tenant) = &self.tenant {
+        let end = End::of(error);
+        // Whoever left was answered nothing.
+        if let (Some(tenant), End::Refused | End::Failed) = (&self.tenant, end) {
             tenant.refused();
         }
-        self.close(End::of(error));
+        self.close(end);
     }
 
     fn close(mut self, end: End) {

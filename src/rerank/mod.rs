@@ -199,7 +199,6 @@ impl Service {
         let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
         let tokenized = by(deadline, tokenizing).await??;
         stamps.tokenized = clock::now();
-        permit.correct(tokenized.sequences.num_tokens());
         charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
 
         let sequences = Arc::new(tokenized.sequences);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::*;
 
 /// Received, and the four ways to end.
-fn books(server: &Server) -> (f64, [f64; 4]) {
+pub fn books(server: &Server) -> (f64, [f64; 4]) {
     let count = |name: &str| server.metric(&format!("rerank_{name}_requests_total"));
     (count("received"), ["answered", "refused", "cancelled", "failed"].map(count))
 }

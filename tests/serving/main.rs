@@ -19,3 +19,4 @@ mod program;
 mod scoring;
 mod support;
 mod tenants;
+mod together;

@@ -9,16 +9,16 @@ use tempfile::TempDir;
 use crate::support::*;
 
 /// A keys file and the command that edits it.
-struct Keys {
+pub struct Keys {
     folder: TempDir,
 }
 
 impl Keys {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("keys.toml")
     }
 
@@ -35,7 +35,7 @@ impl Keys {
     }
 
     /// Adds a tenant by hand, as its owner would, and gives it a key.
-    fn tenant(&self, name: &str, attributes: &str) -> String {
+    pub fn tenant(&self, name: &str, attributes: &str) -> String {
         let mut text = std::fs::read_to_string(self.path()).unwrap_or_default();
         text += &format!("\n# {name}\n[[tenants]]\nname = \"{name}\"\n{attributes}\n");
         std::fs::write(self.path(), text).unwrap();
@@ -48,7 +48,7 @@ impl Keys {
         line.split(' ').next().unwrap().to_owned()
     }
 
-    fn serve(&self, args: &[&str]) -> Server {
+    pub fn serve(&self, args: &[&str]) -> Server {
         let path = self.path();
         Server::start(&[&["--keys-file", path.to_str().unwrap()], args].concat())
     }
