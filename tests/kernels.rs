@@ -3,6 +3,8 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod values;
+
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
@@ -11,17 +13,7 @@ use rerankd::engine::{
     Pooling, Queries,
 };
 
-/// Values in [-1, 1) that depend on nothing but `seed`.
-fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
-}
+use values::values;
 
 fn rows(cpu: &Cpu, num_rows: usize, width: usize, values: &[f32]) -> Rows {
     let mut rows = cpu.rows(num_rows, width).unwrap();

@@ -4,6 +4,8 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod values;
+
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
@@ -12,19 +14,9 @@ use rerankd::engine::{
     Queries, RopeInit, Window,
 };
 
-const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
+use values::values;
 
-/// Values in [-1, 1) that depend on nothing but `seed`.
-fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
-}
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
 
 fn cpu(isa: Isa, dtype: Dtype) -> Cpu {
     Cpu::with_isa(isa, dtype).expect("available")

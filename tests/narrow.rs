@@ -4,6 +4,8 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod values;
+
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
@@ -11,22 +13,12 @@ use rerankd::engine::{
     AttentionKind, Backend, Dtype, Epilogue, LinearInit, NormInit, NormKind, Queries,
 };
 
+use values::values;
+
 const NARROW: [Dtype; 2] = [Dtype::Bf16, Dtype::Int8];
 
 /// A step of bf16, relative to the number.
 const BF16_STEP: f32 = 1.0 / 128.0;
-
-/// Values in [-1, 1) that depend on nothing but `seed`.
-fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
-}
 
 fn portable(dtype: Dtype) -> Cpu {
     Cpu::with_isa(Isa::Portable, dtype).expect("every machine has it")
