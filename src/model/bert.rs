@@ -7,6 +7,7 @@ use super::families::Architecture;
 use super::head::Head;
 use super::parameters::{Bias, Meets, Parameters, Part, Shape};
 use super::scorer::{Family, Limits};
+use crate::engine::groups::GROUP_TOKENS;
 use crate::engine::{
     AttentionKind, Backend, EmbeddingsInit, Epilogue, Pooling, Queries, query_scale,
 };
@@ -206,6 +207,8 @@ impl<B: Backend> Family<B> for Bert<B> {
             type_vocab_size: self.sizes.num_types.unwrap_or(2).max(2),
             // A layer takes 8 H^2 + 4 H I flops a token, and 4 H for each token it attends to.
             token_cost: (2 * hidden_size + intermediate_size) as u64,
+            group_tokens: GROUP_TOKENS,
+            is_causal: false,
         }
     }
 

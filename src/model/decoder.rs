@@ -20,6 +20,9 @@ use crate::error::{DeviceError, ModelError};
 const FILE: &str = "config.json";
 /// What these models are published for as rerankers; activations are allocated for it.
 const MAX_LENGTH: usize = 8192;
+/// No cache holds these models' weights, so the more rows they are read for the better; and documents of one request
+/// that are computed together share its prompt and query.
+const GROUP_TOKENS: usize = 2048;
 
 /// The model's parameters, prepared for a backend.
 #[derive(Debug)]
@@ -194,7 +197,14 @@ impl<B: Backend> Family<B> for Decoder<B> {
             self.sizes;
         // A layer takes 6 H I flops a token beside its projections, and 4 heads for each token before it.
         let token_cost = (2 * num_heads * head_dim + intermediate_size * 3 / 2) as u64;
-        Limits { max_length, vocab_size, type_vocab_size: 2, token_cost }
+        Limits {
+            max_length,
+            vocab_size,
+            type_vocab_size: 2,
+            token_cost,
+            group_tokens: GROUP_TOKENS,
+            is_causal: true,
+        }
     }
 
     fn lane(&self, backend: &B, max_tokens: usize) -> Result<Lane<B>, DeviceError> {

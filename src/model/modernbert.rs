@@ -6,6 +6,7 @@ use super::families::Architecture;
 use super::head::Head;
 use super::parameters::{Bias, Meets, Parameters, Shape};
 use super::scorer::{Family, Limits};
+use crate::engine::groups::GROUP_TOKENS;
 use crate::engine::{
     AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, Pooling, Queries, ROPE_HEAD_DIM,
     Window, query_scale,
@@ -210,7 +211,14 @@ impl<B: Backend> Family<B> for ModernBert<B> {
         // A layer takes 8 H^2 + 6 H I flops a token, and 4 H for each token it attends to, of which most
         // layers have few.
         let token_cost = (2 * hidden_size + intermediate_size * 3 / 2) as u64;
-        Limits { max_length, vocab_size, type_vocab_size: 2, token_cost }
+        Limits {
+            max_length,
+            vocab_size,
+            type_vocab_size: 2,
+            token_cost,
+            group_tokens: GROUP_TOKENS,
+            is_causal: false,
+        }
     }
 
     fn lane(&self, backend: &B, max_tokens: usize) -> Result<Lane<B>, DeviceError> {

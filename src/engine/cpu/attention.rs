@@ -88,7 +88,7 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// Replaces the scores of `visible` keys by `2^(score - max)`, those of others of the `len` by next to nothing,
+/// Replaces the scores of `visible` keys by `2^(score - max)`, those of others of the `len` by nothing,
 /// and returns their sum.
 ///
 /// # Safety
@@ -112,6 +112,10 @@ unsafe fn softmax<S: Simd>(scores: *mut f32, visible: Range<usize>, len: usize) 
             S::store(scores.add(i), weight);
             sum = S::add(sum, weight);
         }
+        // Nothing at all, so that no key outside of what a query sees can change a bit.
+        for i in (0..visible.start).chain(visible.end..len) {
+            *scores.add(i) = 0.0;
+        }
         S::reduce_add(sum)
     }
 }
@@ -125,12 +129,12 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, panel: usize) {
     let (len, dim) = (args.len, args.head_dim);
     // SAFETY: keys begin after all heads' queries in each row; `keys` holds whole panels.
     unsafe {
-        let keys = args.qkv.add((args.num_heads + head) * dim);
+        let column = (args.num_heads + head) * dim;
         for first in (0..len).step_by(panel) {
             let out = args.work.keys.add(first * dim);
             for t in 0..panel {
                 if first + t < len {
-                    let key = keys.add((first + t) * args.qkv_stride);
+                    let key = args.row(first + t).add(column);
                     for d in 0..dim {
                         *out.add(d * panel + t) = *key.add(d);
                     }
@@ -153,11 +157,11 @@ unsafe fn pack_values(args: &AttentionArgs, head: usize, panel: usize) {
     let (len, dim) = (args.len, args.head_dim);
     // SAFETY: values begin after all heads' queries and keys in each row; `values` holds whole panels.
     unsafe {
-        let values = args.qkv.add((args.num_heads + args.num_kv_heads + head) * dim);
+        let column = (args.num_heads + args.num_kv_heads + head) * dim;
         for first in (0..dim).step_by(panel) {
             let columns = panel.min(dim - first);
             for t in 0..len {
-                let value = values.add(t * args.qkv_stride + first);
+                let value = args.row(t).add(column + first);
                 let out = args.work.values.add(first * len + t * panel);
                 std::ptr::copy_nonoverlapping(value, out, columns);
                 out.add(columns).write_bytes(0, panel - columns);

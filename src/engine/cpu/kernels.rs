@@ -44,6 +44,10 @@ pub(super) struct AttentionArgs {
     /// `[len, (num_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values.
     pub(super) qkv: *const f32,
     pub(super) qkv_stride: usize,
+    /// Rows of the same kind that come before them, for keys and values alone.
+    pub(super) trunk: *const f32,
+    pub(super) trunk_len: usize,
+    /// Of all keys, the trunk's included.
     pub(super) len: usize,
     /// Queries are the first `num_queries` rows.
     pub(super) num_queries: usize,
@@ -60,7 +64,22 @@ pub(super) struct AttentionArgs {
 impl AttentionArgs {
     /// The keys that the query at `row` sees.
     pub(super) fn visible(&self, row: usize) -> Range<usize> {
-        visible(self.window, row, self.len)
+        visible(self.window, self.trunk_len + row, self.len)
+    }
+
+    /// The row of key `t`.
+    ///
+    /// # Safety
+    /// `args` describes valid memory, and `t` is below `len`.
+    #[inline(always)]
+    pub(super) unsafe fn row(&self, t: usize) -> *const f32 {
+        // SAFETY: the trunk has `trunk_len` rows, and `qkv` the rest.
+        unsafe {
+            match t.checked_sub(self.trunk_len) {
+                None => self.trunk.add(t * self.qkv_stride),
+                Some(own) => self.qkv.add(own * self.qkv_stride),
+            }
+        }
     }
 }
 

@@ -331,7 +331,7 @@ impl Backend for Cpu {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        self.attend(qkv, &batch.cu_seqlens, kind, scratch, out);
+        self.attend(qkv, batch, kind, scratch, out);
     }
 
     fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {

@@ -94,12 +94,12 @@ unsafe fn attention(args: &AttentionArgs) {
         let kv_head = head / (args.num_heads / args.num_kv_heads);
         let of = |head: usize, t: usize| {
             // SAFETY: `t` is below `len` and the heads of all three parts lie in each row.
-            unsafe { from_raw_parts(args.qkv.add(t * args.qkv_stride + head * dim), dim) }
+            unsafe { from_raw_parts(args.row(t).add(head * dim), dim) }
         };
         let key = |t| of(args.num_heads + kv_head, t);
         let value = |t| of(args.num_heads + args.num_kv_heads + kv_head, t);
         for t in 0..args.num_queries {
-            let (query, visible) = (of(head, t), args.visible(t));
+            let (query, visible) = (of(head, args.trunk_len + t), args.visible(t));
             let scores = &mut all_scores[visible.clone()];
             for (s, score) in visible.clone().zip(scores.iter_mut()) {
                 *score = query.iter().zip(key(s)).map(|(q, k)| q * k).sum();

@@ -1,6 +1,6 @@
 //! Runs a model over a batch: cuts it into groups and lets the engine threads take them one by one.
 
-use super::{Family, Scorer, Spare, check_room};
+use super::{Family, Limits, Scorer, Spare, check_room};
 use crate::engine::Backend;
 use crate::engine::groups::Groups;
 use crate::engine::packed::Packed;
@@ -8,6 +8,9 @@ use crate::engine::pool::Pool;
 use crate::error::DeviceError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Of a shorter one the rows saved are not worth a sequence of their own in attention.
+const LEAST_TRUNK: usize = 16;
 
 /// A model on the threads of a CPU.
 #[derive(Debug)]
@@ -35,7 +38,8 @@ impl<B: Backend<Batch = Packed>, F: Family<B>> Threads<B, F> {
     /// # Errors
     /// No memory for the activations.
     pub fn new(backend: B, family: Arc<F>, pool: Pool) -> Result<Self, DeviceError> {
-        let groups = Groups::new(pool.num_threads(), family.limits().max_length);
+        let Limits { max_length, group_tokens, .. } = family.limits();
+        let groups = Groups::new(pool.num_threads(), max_length, group_tokens);
         let max_tokens = groups.max_tokens();
         let lane = |_| {
             Ok(Mutex::new(Lane {
@@ -121,6 +125,12 @@ impl<L> Lane<L> {
         members: &[u32],
     ) -> Result<(), DeviceError> {
         self.group.clear();
+        if family.limits().is_causal {
+            let trunk_len = batch.common_prefix(members);
+            if trunk_len >= LEAST_TRUNK && members.len() > 1 {
+                self.group.begin_with_trunk(batch, members[0] as usize, trunk_len);
+            }
+        }
         for i in members {
             self.group.push_sequence(batch, *i as usize);
         }

@@ -26,6 +26,10 @@ pub(in crate::engine::cpu) struct AttentionArgs {
     /// after each row's last, may be read; they are finite.
     pub(in crate::engine::cpu) qkv: *const u16,
     pub(in crate::engine::cpu) qkv_stride: usize,
+    /// Rows of the same kind that come before them, for keys and values alone.
+    pub(in crate::engine::cpu) trunk: *const u16,
+    pub(in crate::engine::cpu) trunk_len: usize,
+    /// Of all keys, the trunk's included.
     pub(in crate::engine::cpu) len: usize,
     /// Queries are the first `num_queries` rows.
     pub(in crate::engine::cpu) num_queries: usize,
@@ -38,6 +42,22 @@ pub(in crate::engine::cpu) struct AttentionArgs {
     pub(in crate::engine::cpu) out_stride: usize,
     /// [`work_bytes`] of them, aligned to a cache line.
     pub(in crate::engine::cpu) work: *mut u8,
+}
+
+impl AttentionArgs {
+    /// The keys that the query at `row` sees.
+    fn visible(&self, row: usize) -> Range<usize> {
+        visible(self.window, self.trunk_len + row, self.len)
+    }
+
+    /// The row of key `t`, whatever `t` is: of one that is not there, no column may be read.
+    #[inline(always)]
+    fn row(&self, t: usize) -> *const u16 {
+        match t.checked_sub(self.trunk_len) {
+            None => self.trunk.wrapping_add(t * self.qkv_stride),
+            Some(own) => self.qkv.wrapping_add(own * self.qkv_stride),
+        }
+    }
 }
 
 /// Bytes of the workspace's parts for sequences of `len` tokens, each a multiple of a cache line.
@@ -143,8 +163,8 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
     let (scores_stride, weights_stride) = (work.sizes.scores_stride(), work.sizes.weights_stride());
     let rows = BLOCK.min(args.num_queries - first);
     // Whole tiles of the keys that some query of the block sees.
-    let begin = visible(args.window, first, args.len).start / BLOCK * BLOCK;
-    let end = visible(args.window, first + rows - 1, args.len).end.next_multiple_of(BLOCK);
+    let begin = args.visible(first).start / BLOCK * BLOCK;
+    let end = args.visible(first + rows - 1).end.next_multiple_of(BLOCK);
     // SAFETY: offsets stay inside the workspace for this `len` and `dim`, and inside a block of queries.
     unsafe {
         let query = args.qkv.add(first * args.qkv_stride + head * args.head_dim).cast::<u8>();
@@ -174,7 +194,7 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
         for (i, scale) in scale.iter_mut().enumerate().take(rows) {
             let scores = work.scores.add(i * scores_stride + begin);
             let weights = work.weights.add(i * weights_stride + begin);
-            let seen = visible(args.window, first + i, args.len);
+            let seen = args.visible(first + i);
             *scale =
                 1.0 / softmax(scores, seen.start - begin..seen.end - begin, end - begin, weights);
         }
@@ -244,7 +264,7 @@ unsafe fn exp2(x: __m512) -> __m512 {
     }
 }
 
-/// Writes `2^(score - max)` of the scores of `visible` keys as bf16 weights, next to nothing for the others up to
+/// Writes `2^(score - max)` of the scores of `visible` keys as bf16 weights, nothing for the others up to
 /// `padded`, and returns their sum.
 ///
 /// # Safety
@@ -291,6 +311,10 @@ unsafe fn softmax(
                 std::mem::transmute::<__m512bh, __m512i>(pair),
             );
         }
+        // Nothing at all, so that no key outside of what a query sees can change a bit.
+        for i in (0..visible.start).chain(visible.end..padded) {
+            *weights.add(i) = 0;
+        }
         S::reduce_add(S::add(sum[0], sum[1]))
     }
 }
@@ -306,7 +330,7 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
     let steps = dim / BLOCK;
     // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
     unsafe {
-        let keys = args.qkv.add((args.num_heads + head) * args.head_dim);
+        let column = (args.num_heads + head) * args.head_dim;
         for first in (0..len).step_by(TILE_ROWS) {
             for step in 0..steps {
                 let columns = BLOCK.min(args.head_dim - step * BLOCK);
@@ -314,7 +338,7 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
                 let mut rows = [_mm512_setzero_si512(); TILE_ROWS];
                 for (i, row) in rows.iter_mut().enumerate() {
                     if first + i < args.len {
-                        let key = keys.add((first + i) * args.qkv_stride + step * BLOCK);
+                        let key = args.row(first + i).add(column + step * BLOCK);
                         *row = _mm512_maskz_loadu_epi16(mask, key.cast());
                     }
                 }
@@ -371,7 +395,7 @@ unsafe fn pack_values(args: &AttentionArgs, head: usize, work: &Work) {
     let Sizes { len, dim, .. } = work.sizes;
     // SAFETY: values begin after all heads' queries and keys; masked loads read inside a head.
     unsafe {
-        let values = args.qkv.add((args.num_heads + args.num_kv_heads + head) * args.head_dim);
+        let values = (args.num_heads + args.num_kv_heads + head) * args.head_dim;
         for pair in 0..len / 2 {
             let tiles = work.values.add(pair / TILE_ROWS * (dim / TILE_ROWS) * TILE_BYTES);
             for column in (0..dim).step_by(TILE_ROWS) {
@@ -379,7 +403,7 @@ unsafe fn pack_values(args: &AttentionArgs, head: usize, work: &Work) {
                 let mask = ((1u32 << columns) - 1) as __mmask16;
                 let load = |key: usize| {
                     let mask = if key < args.len { mask } else { 0 };
-                    let value = values.wrapping_add(key * args.qkv_stride + column);
+                    let value = args.row(key).wrapping_add(values + column);
                     _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, value.cast()))
                 };
                 let (even, odd) = (load(2 * pair), load(2 * pair + 1));
