@@ -44,6 +44,16 @@ const floods = (exec, startTime, duration, vus) => ({
   exec,
 });
 
+const samples = (exec, startSeconds) => ({
+  executor: "constant-arrival-rate",
+  rate: 2,
+  timeUnit: "1s",
+  duration: `${seconds - 4}s`,
+  preAllocatedVUs: 2,
+  startTime: `${startSeconds}s`,
+  exec,
+});
+
 export const options = {
   scenarios: {
     alone: lightArrivals("alone", part(0)),
@@ -51,16 +61,9 @@ export const options = {
     light: lightArrivals("besideFlood", part(1)),
     three: floods("three", `${2 * (seconds + GAP_SECONDS)}s`, `${seconds}s`, floodVus),
     one: floods("one", `${2 * (seconds + GAP_SECONDS)}s`, `${seconds}s`, floodVus),
+    speed: samples("speed", seconds + GAP_SECONDS),
     // Once both have as much under way as they will: what is half done then is so at the end, too.
-    sample: {
-      executor: "constant-arrival-rate",
-      rate: 2,
-      timeUnit: "1s",
-      duration: `${seconds - 4}s`,
-      preAllocatedVUs: 2,
-      startTime: `${2 * (seconds + GAP_SECONDS) + 3}s`,
-      exec: "sample",
-    },
+    shares: samples("shares", 2 * (seconds + GAP_SECONDS) + 3),
   },
   // Only its threshold keeps a counter in the summary that nothing was added to.
   thresholds: { errors: ["count==0"], refusals: ["count>=0"] },
@@ -74,6 +77,7 @@ const latency = {
   flood: new Trend("latency_flood", true),
 };
 // Counters of the server: the largest less the smallest is what was answered between.
+const batches = { seconds: new Trend("batch_seconds"), tokens: new Trend("batch_tokens") };
 const tokens = { three: new Trend("tokens_three"), one: new Trend("tokens_one") };
 const stages = ["parse", "admit", "tokenize", "queue", "device"];
 const stageTimes = {};
@@ -128,7 +132,16 @@ export const flood = () => all("flood", large);
 export const three = () => all("three", medium);
 export const one = () => all("one", medium);
 
-export function sample() {
+// How fast the device is beside the flood, where k6 and the tokenizer take their part of the cores.
+export function speed() {
+  const page = http.get(`${url}/metrics`).body;
+  for (const name of ["seconds", "tokens"]) {
+    const sum = page.match(new RegExp(`^rerank_batch_${name}_sum ([\\d.e+-]+)$`, "m"));
+    batches[name].add(Number(sum[1]));
+  }
+}
+
+export function shares() {
   const headers = { Authorization: `Bearer ${keys.ops}` };
   for (const line of http.get(`${url}/v1/usage`, { headers }).json().data) {
     if (line.tenant in tokens) tokens[line.tenant].add(line.tokens);
@@ -137,15 +150,12 @@ export function sample() {
 
 export function handleSummary(data) {
   const values = (name) => (data.metrics[name] || { values: {} }).values;
+  const grown = (name) => values(name).max - values(name).min;
   const figures = {
     alone: values("latency_alone"),
     flood: values("latency_flood"),
-    tokens: Object.fromEntries(
-      ["three", "one"].map((name) => {
-        const { min, max } = values(`tokens_${name}`);
-        return [name, max - min];
-      }),
-    ),
+    batches: { seconds: grown("batch_seconds"), tokens: grown("batch_tokens") },
+    tokens: { three: grown("tokens_three"), one: grown("tokens_one") },
     refusals: values("refusals").count || 0,
     errors: values("errors").count || 0,
     stages: Object.fromEntries(
