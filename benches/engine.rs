@@ -1,7 +1,7 @@
 //! The forward pass over mixes of lengths: tokens and useful GFLOP per second, and the share of
 //! the measured peak of the precision.
 //!
-//! `cargo bench --bench engine [-- f32|bf16|int8 [MODEL_FOLDER]]`; the default model otherwise.
+//! `cargo bench --bench engine [-- f32|bf16|int8 [MODEL_FOLDER]]`, of a BERT; the default model otherwise.
 
 mod measure;
 
@@ -78,9 +78,10 @@ fn mixes() -> [(&'static str, Vec<usize>); 4] {
     ]
 }
 
-/// The whole model's products, those that the engine saves in its last layer included.
+/// The whole of a BERT's products, those that the engine saves in its last layer included.
 fn useful_flops(config: &Config, len: usize) -> f64 {
-    let (h, i, t) = (config.hidden_size as f64, config.intermediate_size as f64, len as f64);
-    config.num_hidden_layers as f64 * (2.0 * t * (4.0 * h * h + 2.0 * h * i) + 4.0 * t * t * h)
+    let size = |field| config.fields.size(field, usize::MAX).expect("a BERT has it") as f64;
+    let (h, i, t) = (size("hidden_size"), size("intermediate_size"), len as f64);
+    size("num_hidden_layers") * (2.0 * t * (4.0 * h * h + 2.0 * h * i) + 4.0 * t * t * h)
         + 2.0 * h * h
 }

@@ -8,7 +8,10 @@ mod measure;
 use measure::{best_cpu_time, gflops, peak_gflops};
 use rerankd::engine::cpu::{Cpu, Isa, Linear, Rows};
 use rerankd::engine::packed::Packed;
-use rerankd::engine::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Queries};
+use rerankd::engine::{
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, NormKind,
+    Queries,
+};
 
 const ROWS: usize = 128;
 const HIDDEN: usize = 384;
@@ -60,15 +63,22 @@ fn measure(isa: Isa, dtype: Dtype) {
         let mut scratch = cpu.scratch(512, HIDDEN / HEADS).expect("memory");
         let flops = (4 * ROWS * len * HIDDEN) as f64;
         report(&format!("attention, {len} tokens"), flops, &mut || {
-            cpu.attention(&qkv, &batch, Queries::All, HEADS, &mut scratch, &mut out);
+            cpu.attention(
+                &qkv,
+                &batch,
+                &AttentionKind::full(Queries::All, HEADS),
+                &mut scratch,
+                &mut out,
+            );
         });
     }
     let mut hidden = rows(&cpu, HIDDEN);
     let mut update = cpu.rows(ROWS, HIDDEN).expect("memory");
     cpu.linear(&hidden, &linear(&cpu, HIDDEN, HIDDEN), Epilogue::Bias, &mut update);
     let ones = vec![1.0; HIDDEN];
-    let norm =
-        cpu.prepare_norm(&NormInit { gamma: &ones, beta: &ones, eps: 1e-12 }).expect("memory");
+    let norm = cpu
+        .prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &ones, beta: &ones, eps: 1e-12 })
+        .expect("memory");
     let time = best_cpu_time(runs, || cpu.residual_norm(&mut hidden, &update, &norm));
     let per_element = time.as_secs_f64() * 1e9 / (ROWS * HIDDEN) as f64;
     println!("  residual norm                {per_element:7.3} ns/element");
@@ -89,8 +99,9 @@ fn rows(cpu: &Cpu, width: usize) -> Rows {
     };
     let embeddings = cpu.prepare_embeddings(init).expect("memory");
     let ones = vec![1.0; width];
-    let norm =
-        cpu.prepare_norm(&NormInit { gamma: &ones, beta: &ones, eps: 1e-12 }).expect("memory");
+    let norm = cpu
+        .prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &ones, beta: &ones, eps: 1e-12 })
+        .expect("memory");
     let mut group = Packed::with_capacity(ROWS, 1);
     group.push(&(0..ROWS as u32).collect::<Vec<_>>(), ROWS);
     let mut rows = cpu.rows(ROWS, width).expect("memory");

@@ -1,17 +1,13 @@
 // A steady closed loop: every user posts a request, waits for its scores, and posts the next.
 //
-// From the environment: VUS, DURATION, DOCUMENTS a request, TOKENS a pair, SEED, or WORKLOAD,
-// a JSON file {"requests": [{"query": "..", "documents": [".."]}]} in place of generated texts.
+// From the environment: VUS, DURATION, and the texts' (workload.js).
 
-import { SharedArray } from "k6/data";
 import exec from "k6/execution";
 import http from "k6/http";
 import { Counter, Gauge, Trend } from "k6/metrics";
 import { sleep } from "k6";
+import { metric, requests, url } from "./workload.js";
 
-const url = __ENV.RERANKD_URL || "http://127.0.0.1:8080";
-const numDocuments = Number(__ENV.DOCUMENTS || 20);
-const meanTokens = Number(__ENV.TOKENS || 135);
 const STAGES = ["parse", "admit", "tokenize", "queue", "device"];
 
 export const options = {
@@ -36,50 +32,6 @@ const deviceBusy = new Gauge("device_busy_share");
 const latency = new Trend("latency", true);
 const overhead = new Trend("overhead", true);
 const stages = Object.fromEntries(STAGES.map((name) => [name, new Trend(`stage_${name}`, true)]));
-
-// Common words, each a single token in the vocabularies of English models.
-const WORDS = (
-  "the of and to in for is on that by this with you it not or be are from at as your all have " +
-  "new more an was we will home can us about if page my has search free but our one other do " +
-  "no time they site he up may what which their news out use any there see only so his when " +
-  "here business who also now help get view first people water city music state world school " +
-  "house light power small river market"
-).split(" ");
-const QUERY_WORDS = 8;
-// [CLS] query [SEP] document [SEP]
-const SPECIAL_TOKENS = 3;
-// Passages of real corpora are skewed like this: many short ones, few of four times the mean.
-const SIGMA = 0.6;
-
-// Built once and shared: 256 requests are enough that none is near its repetition.
-const requests = new SharedArray("requests", () =>
-  __ENV.WORKLOAD ? JSON.parse(open(__ENV.WORKLOAD)).requests : generate(256),
-);
-
-function generate(count) {
-  const random = mulberry32(Number(__ENV.SEED || 1));
-  const words = (n) =>
-    Array.from({ length: n }, () => WORDS[Math.floor(random() * WORDS.length)]).join(" ");
-  // The mean of a log-normal is exp(mu + sigma^2 / 2).
-  const mu = Math.log(meanTokens - QUERY_WORDS - SPECIAL_TOKENS) - SIGMA ** 2 / 2;
-  const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
-  const document = () => words(Math.max(1, Math.round(Math.exp(mu + SIGMA * normal()))));
-  return Array.from({ length: count }, () => ({
-    query: words(QUERY_WORDS),
-    documents: Array.from({ length: numDocuments }, document),
-  }));
-}
-
-// A seeded generator, since Math.random() cannot be seeded: the same SEED is the same load.
-function mulberry32(seed) {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let z = Math.imul(state ^ (state >>> 15), 1 | state);
-    z = (z + Math.imul(z ^ (z >>> 7), 61 | z)) ^ z;
-    return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 export function setup() {
   return { started: Date.now(), deviceSeconds: deviceSeconds() };
@@ -125,11 +77,7 @@ function record(response) {
 }
 
 // Seconds the device has spent on batches; undefined for servers that do not say.
-function deviceSeconds() {
-  const page = http.get(`${url}/metrics`).body || "";
-  const sum = page.match(/^rerank_batch_seconds_sum ([\d.e+-]+)$/m);
-  return sum ? Number(sum[1]) : undefined;
-}
+const deviceSeconds = () => metric("rerank_batch_seconds_sum");
 
 export function teardown({ started, deviceSeconds: before }) {
   const after = deviceSeconds();

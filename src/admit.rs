@@ -2,14 +2,18 @@
 //!
 //! The cost of a request is estimated from its bytes before anything is tokenised, and corrected after. So a
 //! burst is refused for the price of parsing it, not of tokenising it.
+//!
+//! What fills the backlog is counted by tenant. A tenant may always hold its part of the backlog, whatever the
+//! others hold beside it, and its deadlines are held against the part of the device it gets: otherwise
+//! a flood would shut at the door those whom the queue would serve next.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::batch::Rate;
+use crate::batch::{Class, Rate, Share, TenantId};
 use crate::error::Error;
-use crate::request::{Inputs, RerankRequest};
+use crate::request::Inputs;
 
 /// Bytes a token stands for in the estimate. English has 4 to 5; fewer elsewhere, so 4 errs on the high
 /// side for most text, and the correction follows within milliseconds.
@@ -26,7 +30,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// What may wait at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Tokens admitted and not answered yet. A request larger than this is let in when it is alone.
+    /// Tokens admitted and not answered yet, of whoever holds more than its part. With everybody's part beside
+    /// it that is twice as much at most, and one request for each tenant, which is let in however large.
     pub max_backlog_tokens: usize,
     /// Requests admitted and not answered yet: bounds what is held for each beside its tokens.
     pub max_requests: usize,
@@ -39,19 +44,36 @@ pub struct Bounds {
 pub struct Admission {
     bounds: Bounds,
     rate: Rate,
-    inside: Arc<Inside>,
+    inside: Arc<Mutex<Inside>>,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
-    tokens: AtomicUsize,
-    requests: AtomicUsize,
+    /// Only tenants that hold something.
+    tenants: HashMap<(TenantId, Class), Held>,
+    classes: [Total; Class::COUNT],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    tokens: usize,
+    requests: usize,
+    /// By which it was added to its class, whatever a new table says.
+    weight: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Total {
+    tokens: usize,
+    requests: usize,
+    weight: u64,
 }
 
 /// A request's place inside; given back when dropped, however the request ends.
 #[derive(Debug)]
 pub struct Permit {
-    inside: Arc<Inside>,
+    inside: Arc<Mutex<Inside>>,
+    key: (TenantId, Class),
     tokens: usize,
 }
 
@@ -62,38 +84,62 @@ impl Admission {
 
     /// Tokens admitted and not answered yet.
     pub fn backlog_tokens(&self) -> usize {
-        self.inside.tokens.load(Ordering::Relaxed)
+        lock(&self.inside).classes.iter().map(|total| total.tokens).sum()
     }
 
     pub fn tokens_per_second(&self) -> f64 {
         self.rate.tokens_per_second()
     }
 
-    /// Lets a request in, or says when to come back.
+    /// Lets a request of so many tokens in, or says when to come back.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when the backlog is full, or so long that `timeout` cannot be kept.
-    pub fn admit(&self, request: &RerankRequest, timeout: Duration) -> Result<Permit, Error> {
-        let tokens = self.estimate(&request.inputs);
-        let requests = self.inside.requests.fetch_add(1, Ordering::AcqRel);
-        let backlog = self.inside.tokens.fetch_add(tokens, Ordering::AcqRel);
-        // From here on dropping the permit undoes both additions.
-        let permit = Permit { inside: Arc::clone(&self.inside), tokens };
-        let crowded = requests >= self.bounds.max_requests;
-        // What has to be done before there is room for it, and before its deadline can be kept. Alone, a
-        // request is always let in: waiting would not make it smaller.
-        let limit = self.bounds.max_backlog_tokens.min(self.rate.tokens_in(timeout));
-        let excess = if backlog == 0 { 0 } else { (backlog + tokens).saturating_sub(limit) };
-        if excess > 0 || crowded {
-            let wait = self.rate.time_for(excess.min(backlog));
-            let retry_after = wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
-            return Err(Error::Overloaded { backlog_tokens: backlog, retry_after });
+    pub fn admit(&self, tokens: usize, share: Share, timeout: Duration) -> Result<Permit, Error> {
+        let mut inside = lock(&self.inside);
+        let backlog = inside.backlog_tokens();
+        // Alone, a request is always let in: waiting would not make it smaller.
+        if backlog > 0 {
+            let excess = self.excess(&inside, tokens, share, timeout);
+            if excess > 0 || self.is_crowded(&inside, share) {
+                let wait = self.rate.time_for(excess.min(backlog));
+                let retry_after = wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
+                return Err(Error::Overloaded { backlog_tokens: backlog, retry_after });
+            }
         }
-        Ok(permit)
+        let key = (share.tenant, share.class);
+        inside.enter(key, share.weight, tokens);
+        Ok(Permit { inside: Arc::clone(&self.inside), key, tokens })
+    }
+
+    /// Tokens the device has to do before there is room for the request and its deadline can be kept.
+    fn excess(&self, inside: &Inside, tokens: usize, share: Share, timeout: Duration) -> usize {
+        let own = inside.held(share);
+        let part = inside.part(share);
+        let backlog = inside.backlog_tokens();
+        let alike = inside.classes[share.class as usize].tokens;
+        let above: usize =
+            inside.classes[..share.class as usize].iter().map(|total| total.tokens).sum();
+        // What the device does until the request is done: at most all of its class and above, at least what
+        // its own part of the device takes.
+        let with_others = ((own.tokens + tokens) as f64 / part) as usize;
+        let until_done = above + (alike + tokens).min(with_others);
+        let late = until_done.saturating_sub(self.rate.tokens_in(timeout));
+        let max = self.bounds.max_backlog_tokens;
+        let over_all = (backlog + tokens).saturating_sub(max);
+        let over_own = if own.requests == 0 { 0 } else { with_others.saturating_sub(max) };
+        late.max(over_all.min(over_own))
+    }
+
+    fn is_crowded(&self, inside: &Inside, share: Share) -> bool {
+        let requests: usize = inside.classes.iter().map(|total| total.requests).sum();
+        let own = inside.held(share).requests as f64;
+        let max = self.bounds.max_requests;
+        requests >= max && own >= inside.part(share) * max as f64
     }
 
     /// Tokens the pairs of a request will come to, from their bytes.
-    fn estimate(&self, inputs: &Inputs) -> usize {
+    pub fn estimate(&self, inputs: &Inputs) -> usize {
         let pair = |a: usize, b: usize| {
             let tokens = (a + b) / BYTES_PER_TOKEN + TOKENS_PER_PAIR;
             tokens.min(self.bounds.max_length)
@@ -108,13 +154,58 @@ impl Admission {
     }
 }
 
+impl Inside {
+    fn backlog_tokens(&self) -> usize {
+        self.classes.iter().map(|total| total.tokens).sum()
+    }
+
+    fn held(&self, share: Share) -> Held {
+        self.tenants.get(&(share.tenant, share.class)).copied().unwrap_or_default()
+    }
+
+    /// The part of its class that a tenant gets beside those who hold something, in (0, 1].
+    fn part(&self, share: Share) -> f64 {
+        let held = self.held(share);
+        let weight = if held.requests > 0 { held.weight } else { share.weight };
+        let others = self.classes[share.class as usize].weight - u64::from(held.weight);
+        f64::from(weight) / (others + u64::from(weight)) as f64
+    }
+
+    fn enter(&mut self, key: (TenantId, Class), weight: u32, tokens: usize) {
+        let total = &mut self.classes[key.1 as usize];
+        let held = self.tenants.entry(key).or_insert_with(|| {
+            total.weight += u64::from(weight);
+            Held { tokens: 0, requests: 0, weight }
+        });
+        held.tokens += tokens;
+        held.requests += 1;
+        total.tokens += tokens;
+        total.requests += 1;
+    }
+
+    fn leave(&mut self, key: (TenantId, Class), tokens: usize) {
+        let total = &mut self.classes[key.1 as usize];
+        total.tokens -= tokens;
+        total.requests -= 1;
+        let Some(held) = self.tenants.get_mut(&key) else { return };
+        held.tokens -= tokens;
+        held.requests -= 1;
+        if held.requests == 0 {
+            total.weight -= u64::from(held.weight);
+            self.tenants.remove(&key);
+        }
+    }
+}
+
 impl Permit {
     /// Replaces the estimate by the number of tokens that were found.
     pub fn correct(&mut self, tokens: usize) {
-        if tokens >= self.tokens {
-            self.inside.tokens.fetch_add(tokens - self.tokens, Ordering::AcqRel);
-        } else {
-            self.inside.tokens.fetch_sub(self.tokens - tokens, Ordering::AcqRel);
+        let mut inside = lock(&self.inside);
+        let corrected = |held: usize| held - self.tokens + tokens;
+        let total = &mut inside.classes[self.key.1 as usize].tokens;
+        *total = corrected(*total);
+        if let Some(held) = inside.tenants.get_mut(&self.key) {
+            held.tokens = corrected(held.tokens);
         }
         self.tokens = tokens;
     }
@@ -122,7 +213,11 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.inside.tokens.fetch_sub(self.tokens, Ordering::AcqRel);
-        self.inside.requests.fetch_sub(1, Ordering::AcqRel);
+        lock(&self.inside).leave(self.key, self.tokens);
     }
+}
+
+fn lock(inside: &Mutex<Inside>) -> MutexGuard<'_, Inside> {
+    // Every change is complete before the lock is left, so poisoned counts are still whole.
+    inside.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,16 @@
 //! [`Settings`] is what was written, every part optional; a flag wins over the environment, the environment
 //! over the file, the file over the default. Nothing but this file reads a setting.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+/// Takes from `$file` what `$flags` leaves open; `$whole` is taken as it is.
+macro_rules! fill {
+    ($flags:ident, $file:ident: $($setting:ident),+ $(,)? $(; $($whole:ident),+)?) => {
+        Self { $($setting: $flags.$setting.or($file.$setting),)+ $($($whole),+)? }
+    };
+}
+
+mod connection;
+
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +21,26 @@ use serde::Deserialize;
 
 use crate::batch::Limits;
 use crate::engine;
+use crate::tenant::{KeyHash, Source};
+
+/// A setting that no log may show.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+pub use connection::{ConnectionConfig, ConnectionSettings};
 
 /// Why the settings cannot be used: the setting by name, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +51,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(setting: &str, message: impl Into<String>) -> Self {
+    pub fn new(setting: &str, message: impl Into<String>) -> Self {
         Self { setting: setting.to_owned(), message: message.into() }
     }
 }
@@ -57,8 +86,8 @@ pub struct ModelSettings {
     /// is installed, agrees with our kernels and is faster [default: true]
     #[arg(long, env = "RERANKD_BATCH_INVARIANT", value_name = "true|false")]
     pub batch_invariant: Option<bool>,
-    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends
-    /// [default: 30000]
+    /// Time for one batch on a GPU, in milliseconds; one that takes longer hangs, and the server ends. On a
+    /// CPU, twice that and at least ten times what is measured: then the worker is replaced [default: 30000]
     #[arg(long, env = "RERANKD_DEVICE_TIMEOUT_MS", value_name = "MS")]
     pub device_timeout_ms: Option<u64>,
 }
@@ -67,12 +96,9 @@ pub struct ModelSettings {
 #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
 #[serde(default)]
 pub struct ServeSettings {
-    /// Address to listen on [default: 127.0.0.1]
-    #[arg(long, env = "RERANKD_HOST", value_name = "ADDRESS")]
-    pub host: Option<IpAddr>,
-    /// Port to listen on; 0 lets the system choose [default: 8080]
-    #[arg(long, short, env = "RERANKD_PORT")]
-    pub port: Option<u16>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub connection: ConnectionSettings,
     /// Name of the model in replies [default: the model's own]
     #[arg(long, env = "RERANKD_SERVED_MODEL_NAME", value_name = "NAME")]
     pub served_model_name: Option<String>,
@@ -100,9 +126,13 @@ pub struct ServeSettings {
     /// Bytes of one request body [default: 33554432]
     #[arg(long, env = "RERANKD_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
-    /// Open connections; more wait to be accepted [default: 4096]
-    #[arg(long, env = "RERANKD_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<usize>,
+    /// Bytes of all request bodies held at a time; more are answered 429 [default: 536870912]
+    #[arg(long, env = "RERANKD_MAX_TOTAL_BODY_BYTES", value_name = "BYTES")]
+    pub max_total_body_bytes: Option<usize>,
+    /// Memory for scores that may be asked for again, by the same tenant, in bytes; 0: every pair is scored. A
+    /// request is left out of it by 'Cache-Control: no-store' [default: 67108864]
+    #[arg(long, env = "RERANKD_SCORE_CACHE_BYTES", value_name = "BYTES")]
+    pub score_cache_bytes: Option<usize>,
     /// Deadline of requests that name none, in milliseconds [default: 30000]
     #[arg(long, env = "RERANKD_DEFAULT_TIMEOUT_MS", value_name = "MS")]
     pub default_timeout_ms: Option<u64>,
@@ -112,9 +142,23 @@ pub struct ServeSettings {
     /// Threads that tokenise [default: half of the cores]
     #[arg(long, env = "RERANKD_TOKENIZER_THREADS", value_name = "N")]
     pub tokenizer_threads: Option<usize>,
-    /// Time for admitted requests to finish after SIGTERM, in milliseconds [default: 30000]
-    #[arg(long, env = "RERANKD_DRAIN_TIMEOUT_MS", value_name = "MS")]
-    pub drain_timeout_ms: Option<u64>,
+    /// TOML file of tenants and the hashes of their keys, which `rerankd keys` writes; read again when it changes
+    /// [default: no keys]
+    #[arg(long, env = "RERANKD_KEYS_FILE", value_name = "FILE")]
+    pub keys_file: Option<PathBuf>,
+    /// Key that clients must send, for one tenant of all; may be given more than once [default: no keys]
+    #[arg(
+        long = "api-key",
+        env = "RERANKD_API_KEYS",
+        hide_env_values = true,
+        value_name = "KEY",
+        value_delimiter = ','
+    )]
+    pub api_keys: Option<Vec<Secret>>,
+    /// Redis through which replicas share the rates of the keys file, such as redis://:password@host:6379/0
+    /// [default: each server keeps them alone]
+    #[arg(long, env = "RERANKD_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<Secret>,
 }
 
 /// The TOML file: the settings of both groups side by side.
@@ -186,7 +230,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub model: ModelConfig,
-    pub listen: SocketAddr,
+    pub connection: ConnectionConfig,
     pub served_model_name: Option<String>,
     pub aliases: Vec<String>,
     pub strict_model_names: bool,
@@ -195,11 +239,13 @@ pub struct Config {
     pub max_requests: usize,
     pub max_documents: usize,
     pub max_body_bytes: usize,
-    pub max_connections: usize,
+    pub max_total_body_bytes: usize,
+    pub score_cache_bytes: usize,
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     pub tokenizer_threads: usize,
-    pub drain_timeout: Duration,
+    pub keys: Source,
+    pub redis_url: Option<Secret>,
 }
 
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
@@ -252,23 +298,24 @@ impl Config {
             )?,
             max_queue_delay: Duration::from_micros(serve.max_queue_delay_us.unwrap_or(500)),
         };
-        let millis = |name: &str, value: Option<u64>, default| {
-            let millis = value.unwrap_or(default);
-            at_least(1, name, millis as usize)?;
-            Ok(Duration::from_millis(millis))
-        };
         let default_timeout = millis("default-timeout-ms", serve.default_timeout_ms, 30_000)?;
         let max_timeout = millis("max-timeout-ms", serve.max_timeout_ms, 600_000)?;
         if default_timeout > max_timeout {
             return Err(ConfigError::new("default-timeout-ms", "is above max-timeout-ms"));
         }
+        let max_body_bytes =
+            at_least(1024, "max-body-bytes", serve.max_body_bytes.unwrap_or(32 << 20))?;
+        let max_total = serve.max_total_body_bytes.unwrap_or(max_body_bytes.max(512 << 20));
+        if serve.redis_url.is_some() && serve.keys_file.is_none() {
+            return Err(ConfigError::new(
+                "redis-url",
+                "shares the rates of tenants: name a keys-file",
+            ));
+        }
         let half_the_cores = (machine.threads / 2).max(1);
         Ok(Self {
             model,
-            listen: SocketAddr::new(
-                serve.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-                serve.port.unwrap_or(8080),
-            ),
+            connection: ConnectionConfig::new(serve.connection)?,
             served_model_name: serve.served_model_name,
             aliases: serve.aliases.unwrap_or_default(),
             strict_model_names: serve.strict_model_names.unwrap_or(false),
@@ -276,12 +323,9 @@ impl Config {
             max_backlog_tokens: serve.max_backlog_tokens,
             max_requests: at_least(1, "max-requests", serve.max_requests.unwrap_or(4096))?,
             max_documents: at_least(1, "max-documents", serve.max_documents.unwrap_or(10_000))?,
-            max_body_bytes: at_least(
-                1024,
-                "max-body-bytes",
-                serve.max_body_bytes.unwrap_or(32 << 20),
-            )?,
-            max_connections: at_least(1, "max-connections", serve.max_connections.unwrap_or(4096))?,
+            max_body_bytes,
+            max_total_body_bytes: at_least(max_body_bytes, "max-total-body-bytes", max_total)?,
+            score_cache_bytes: serve.score_cache_bytes.unwrap_or(64 << 20),
             default_timeout,
             max_timeout,
             tokenizer_threads: at_least(
@@ -289,9 +333,33 @@ impl Config {
                 "tokenizer-threads",
                 serve.tokenizer_threads.unwrap_or(half_the_cores),
             )?,
-            drain_timeout: millis("drain-timeout-ms", serve.drain_timeout_ms, 30_000)?,
+            keys: keys(serve.keys_file, serve.api_keys)?,
+            redis_url: serve.redis_url,
         })
     }
+}
+
+fn keys(file: Option<PathBuf>, keys: Option<Vec<Secret>>) -> Result<Source, ConfigError> {
+    match (file, keys) {
+        (None, None) => Ok(Source::Anonymous),
+        (Some(file), None) => Ok(Source::File(file)),
+        (None, Some(keys)) => {
+            // An empty key would let those in who send none; an empty variable is no wish for open doors.
+            if keys.is_empty() || keys.iter().any(|key| key.0.trim().is_empty()) {
+                return Err(ConfigError::new("api-key", "is empty"));
+            }
+            Ok(Source::Keys(keys.iter().map(|key| KeyHash::of(key.0.trim())).collect()))
+        }
+        (Some(_), Some(_)) => {
+            Err(ConfigError::new("api-key", "is given beside keys-file; one of them is enough"))
+        }
+    }
+}
+
+fn millis(setting: &str, value: Option<u64>, default: u64) -> Result<Duration, ConfigError> {
+    let millis = value.unwrap_or(default);
+    at_least(1, setting, millis as usize)?;
+    Ok(Duration::from_millis(millis))
 }
 
 fn at_least(least: usize, setting: &str, value: usize) -> Result<usize, ConfigError> {
@@ -330,13 +398,6 @@ pub fn parse_file(text: &str) -> Result<File, String> {
     toml::from_str(text).map_err(tell)
 }
 
-/// Takes from `$file` what `$flags` leaves open.
-macro_rules! fill {
-    ($flags:ident, $file:ident: $($setting:ident),+ $(,)?) => {
-        Self { $($setting: $flags.$setting.or($file.$setting)),+ }
-    };
-}
-
 impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
@@ -349,10 +410,12 @@ impl ServeSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
+        let connection = self.connection.or(file.connection);
         fill!(self, file:
-            host, port, served_model_name, aliases, strict_model_names, max_queue_delay_us,
-            max_batch_pairs, max_backlog_tokens, max_requests, max_documents, max_body_bytes,
-            max_connections, default_timeout_ms, max_timeout_ms, tokenizer_threads, drain_timeout_ms,
+            served_model_name, aliases, strict_model_names, max_queue_delay_us, max_batch_pairs,
+            max_backlog_tokens, max_requests, max_documents, max_body_bytes, max_total_body_bytes,
+            score_cache_bytes, default_timeout_ms, max_timeout_ms, tokenizer_threads, keys_file, api_keys,
+            redis_url; connection
         )
     }
 }

@@ -23,6 +23,8 @@ pub enum Error {
     BodyTooLarge { limit_bytes: usize },
     #[error("Unsupported Media Type: send application/json, not '{0}'")]
     MediaType(String),
+    #[error("content-encoding: '{0}' is not unpacked here; send gzip or identity")]
+    ContentEncoding(String),
     #[error(
         "model '{name}' not found, make sure the correct model ID was used and that you have \
          access to the model; this server has: {served}"
@@ -31,6 +33,15 @@ pub enum Error {
     /// The route exists in a dialect, but the loaded model cannot serve it.
     #[error("{0}")]
     NotSupported(String),
+    /// Cohere's words, as its clients log them.
+    #[error("no api key supplied")]
+    NoKey,
+    /// Unknown or revoked: which of the two is nobody's business.
+    #[error("invalid api token")]
+    WrongKey,
+    /// The key is known, but its tenant may not do this.
+    #[error("{0}")]
+    Forbidden(String),
     #[error("404 page not found: no route '{0}'")]
     NoRoute(String),
     #[error("method {method} is not allowed on '{path}'")]
@@ -42,6 +53,12 @@ pub enum Error {
     /// measured speed, makes room for the request.
     #[error("the server is overloaded: {backlog_tokens} tokens are waiting")]
     Overloaded { backlog_tokens: usize, retry_after: Duration },
+    /// The tenant has used up what it may use for now; `limit` says of what.
+    #[error("the limit of this API key is reached: {limit}")]
+    RateLimited { limit: &'static str, retry_after: Duration },
+    /// Bodies that are being read or worked on fill the memory set aside for them.
+    #[error("the server is overloaded: it holds as many request bodies as it can")]
+    BodiesFull { retry_after: Duration },
     /// The deadline passed, or could not have been met.
     #[error("the deadline of the request passed before its scores were ready")]
     DeadlineExceeded,
@@ -90,13 +107,23 @@ impl Error {
             Self::TooMany { .. } => (400, Client, false, None, "too_many"),
             Self::BodyTooLarge { .. } => (413, Client, false, None, "body_too_large"),
             Self::MediaType(_) => (415, Client, false, None, "media_type"),
+            Self::ContentEncoding(_) => (415, Client, false, None, "content_encoding"),
             Self::UnknownModel { .. } => (404, Client, false, None, "unknown_model"),
             Self::NotSupported(_) => (501, Client, false, None, "not_supported"),
+            Self::NoKey => (401, Client, false, None, "no_key"),
+            Self::WrongKey => (401, Client, false, None, "wrong_key"),
+            Self::Forbidden(_) => (403, Client, false, None, "forbidden"),
             Self::NoRoute(_) => (404, Client, false, None, "no_route"),
             Self::Method { .. } => (405, Client, false, None, "method"),
             Self::SlowBody => (408, Client, true, None, "slow_body"),
             Self::Overloaded { retry_after, .. } => {
                 (429, Server, true, Some(*retry_after), "overloaded")
+            }
+            Self::RateLimited { retry_after, .. } => {
+                (429, Client, true, Some(*retry_after), "rate_limited")
+            }
+            Self::BodiesFull { retry_after } => {
+                (429, Server, true, Some(*retry_after), "bodies_full")
             }
             Self::DeadlineExceeded => (504, Server, true, None, "deadline"),
             Self::Cancelled => (499, Client, false, None, "cancelled"),

@@ -10,6 +10,10 @@ use crate::error::DeviceError;
 /// pathological batch; three batches in a row share nothing but the device.
 const MAX_CONSECUTIVE_FAULTS: u32 = 3;
 
+/// Faults in a row, batches and probes, after which new workers are not to be expected to do better: a new
+/// process may.
+pub const LAST_FAULT: u32 = 6;
+
 /// Health of the whole server, told by those who know and read by the probes.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -21,8 +25,8 @@ pub struct Health {
 }
 
 /// Starting => Ready when the golden pairs match; Ready => Faulty after three lost batches, and back after
-/// a good one; any => Lost when a device answers nothing more; any => Draining on SIGTERM. The last two are
-/// for good.
+/// a good one or a good probe; any => Lost when a device answers nothing more, keeps failing, or the batcher
+/// stands still; any => Draining on SIGTERM. The last two are for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Starting,
@@ -61,14 +65,14 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// A device finished a batch, well or with this fault.
+    /// A device finished a batch or a probe, well or with this fault.
     pub fn device_ran(&self, fault: Option<&DeviceError>) {
         let Some(fault) = fault else {
             self.consecutive_faults.store(0, Ordering::Release);
             return;
         };
-        self.consecutive_faults.fetch_add(1, Ordering::AcqRel);
-        if fault.lost {
+        let faults = self.consecutive_faults.fetch_add(1, Ordering::AcqRel) + 1;
+        if fault.lost || faults >= LAST_FAULT {
             self.is_lost.store(true, Ordering::Release);
             self.lost.notify_one();
         }

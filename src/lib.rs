@@ -4,10 +4,12 @@
 //!
 //! ```text
 //! bytes           http::body
+//!   -> tenant     tenant                whose key it is
 //!   -> dialect    api::parse            a client's words -> RerankRequest
 //!   -> permit     admit                 let in whole, or told when to come back
 //!   -> sequences  tokenize              texts -> token ids, truncation told
-//!   -> entry      batch::queue          fair over tenants, drops the expired and the cancelled
+//!   -> claim      score                 what is known or on its way needs no pass of its own
+//!   -> entry      batch::queue          by class, fair over tenants, drops the expired and the cancelled
 //!   -> plan       batch::plan           pure: what goes to the device next
 //!   -> batch      batch::layout         packed token rows, nothing padded
 //!   -> rows       batch::worker         the engine runs the model
@@ -29,4 +31,6 @@ pub mod metrics;
 pub mod model;
 pub mod request;
 pub mod rerank;
+pub mod score;
+pub mod tenant;
 pub mod tokenize;

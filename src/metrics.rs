@@ -2,6 +2,7 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -9,7 +10,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::error::{DeviceError, Error};
+use crate::error::{DeviceError, Error, Fault};
 use crate::request::{RerankResponse, Stamps};
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
@@ -26,6 +27,10 @@ const REQUEST_SECONDS: &str = "rerank_request_seconds";
 const REQUEST_DOCUMENTS: &str = "rerank_request_documents";
 const STAGE_SECONDS: &str = "rerank_stage_seconds";
 const IN_FLIGHT: &str = "rerank_in_flight_requests";
+const RECEIVED: &str = "rerank_received_requests_total";
+const ANSWERED: &str = "rerank_answered_requests_total";
+const REFUSED: &str = "rerank_refused_requests_total";
+const FAILED: &str = "rerank_failed_requests_total";
 const REFUSALS: &str = "rerank_refusals_total";
 const CANCELLED: &str = "rerank_cancelled_requests_total";
 const EXPIRED: &str = "rerank_expired_requests_total";
@@ -38,10 +43,22 @@ const BATCHES: &str = "rerank_batches_total";
 const BATCH_TOKENS: &str = "rerank_batch_tokens";
 const BATCH_SEQUENCES: &str = "rerank_batch_sequences";
 const BATCH_SECONDS: &str = "rerank_batch_seconds";
+const CACHED: &str = "rerank_cached_sequences_total";
+const JOINED: &str = "rerank_joined_sequences_total";
+const MISSED: &str = "rerank_missed_sequences_total";
+const CACHE_BYTES: &str = "rerank_cache_bytes";
 const PADDING: &str = "rerank_padding_tokens_total";
 const LATE_CANCELS: &str = "rerank_late_cancelled_pairs_total";
 const FAULTS: &str = "rerank_device_faults_total";
+const FAILED_PROBES: &str = "rerank_failed_probes_total";
+const REPLACED_WORKERS: &str = "rerank_replaced_workers_total";
 const READY: &str = "rerank_ready";
+const SHARED_QUOTA_UP: &str = "rerank_shared_quota_up";
+const SHARED_QUOTA_FAILURES: &str = "rerank_shared_quota_failures_total";
+
+/// Tenants with lines of their own on the metrics page; the rest share the label `other`. A thousand lines are
+/// what a scrape should cost at most.
+const MAX_TENANT_LABELS: usize = 200;
 
 /// The type a metric has, its unit and its HELP text.
 enum Kind {
@@ -66,8 +83,22 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
         "Time of an answered request in each stage of its path.",
     ),
     (IN_FLIGHT, Kind::Gauge, Unit::Count, "Scoring requests being worked on."),
+    (
+        RECEIVED,
+        Kind::Counter,
+        Unit::Count,
+        "Scoring requests whose head came; at rest, the answered, refused, cancelled and failed.",
+    ),
+    (ANSWERED, Kind::Counter, Unit::Count, "Scoring requests that got their scores."),
+    (REFUSED, Kind::Counter, Unit::Count, "Scoring requests that could not be served, or not now."),
+    (FAILED, Kind::Counter, Unit::Count, "Scoring requests whose scores this server owed: 5xx."),
+    (
+        CANCELLED,
+        Kind::Counter,
+        Unit::Count,
+        "Scoring requests whose client left before the answer.",
+    ),
     (REFUSALS, Kind::Counter, Unit::Count, "Requests that got no scores, by reason."),
-    (CANCELLED, Kind::Counter, Unit::Count, "Requests whose client left before the answer."),
     (EXPIRED, Kind::Counter, Unit::Count, "Requests whose deadline passed in the queue."),
     (PAIRS, Kind::Counter, Unit::Count, "Documents scored and answered."),
     (
@@ -83,6 +114,15 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
     (BATCH_TOKENS, Kind::Histogram, Unit::Count, "Tokens in a batch."),
     (BATCH_SEQUENCES, Kind::Histogram, Unit::Count, "Sequences in a batch."),
     (BATCH_SECONDS, Kind::Histogram, Unit::Seconds, "Time of a batch on the device."),
+    (CACHED, Kind::Counter, Unit::Count, "Sequences whose rows were known from earlier requests."),
+    (
+        JOINED,
+        Kind::Counter,
+        Unit::Count,
+        "Sequences whose rows were on their way for another request, or twice in one.",
+    ),
+    (MISSED, Kind::Counter, Unit::Count, "Sequences looked for in the cache, and scored."),
+    (CACHE_BYTES, Kind::Gauge, Unit::Bytes, "Memory of the rows that are kept."),
     (
         PADDING,
         Kind::Counter,
@@ -95,7 +135,26 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
         Unit::Count,
         "Pairs scored or skipped after their client had left.",
     ),
-    (FAULTS, Kind::Counter, Unit::Count, "Batches lost to a device fault or a panic."),
+    (FAULTS, Kind::Counter, Unit::Count, "Batches lost to a device fault, a panic or a hang."),
+    (
+        FAILED_PROBES,
+        Kind::Counter,
+        Unit::Count,
+        "Probes of an idle device that gave no right score.",
+    ),
+    (REPLACED_WORKERS, Kind::Counter, Unit::Count, "Workers put in the place of one that failed."),
+    (
+        SHARED_QUOTA_UP,
+        Kind::Gauge,
+        Unit::Count,
+        "1 while quotas are shared through Redis, 0 while it does not answer; absent without Redis.",
+    ),
+    (
+        SHARED_QUOTA_FAILURES,
+        Kind::Counter,
+        Unit::Count,
+        "Exchanges with Redis that failed; quotas are this server's own meanwhile.",
+    ),
     (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
 ];
 
@@ -104,6 +163,39 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
 pub struct Load {
     pub backlog_tokens: usize,
     pub tokens_per_second: f64,
+    pub cache_bytes: usize,
+}
+
+/// How a scoring request ends: in exactly one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Answered,
+    /// It could not be served, or not now.
+    Refused,
+    /// Its client left.
+    Cancelled,
+    /// It was owed an answer that it did not get.
+    Failed,
+}
+
+impl End {
+    pub fn of(error: &Error) -> Self {
+        let verdict = error.verdict();
+        match error {
+            Error::Cancelled => Self::Cancelled,
+            _ if verdict.status >= 500 && verdict.fault == Fault::Server => Self::Failed,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// How many of a request's sequences need no scoring of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    pub cached: usize,
+    /// On their way for another request, or twice in this one.
+    pub joined: usize,
+    pub missed: usize,
 }
 
 /// What became of a batch.
@@ -128,6 +220,31 @@ pub struct Swept {
     pub closed: usize,
 }
 
+/// What a tenant has used since the server started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TenantCounts {
+    /// Answered with scores.
+    pub requests: u64,
+    /// Answered with an error.
+    pub refusals: u64,
+    pub documents: u64,
+    pub tokens: u64,
+    pub search_units: u64,
+}
+
+impl TenantCounts {
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            refusals: self.refusals + other.refusals,
+            documents: self.documents + other.documents,
+            tokens: self.tokens + other.tokens,
+            search_units: self.search_units + other.search_units,
+        }
+    }
+}
+
 static METADATA: Metadata<'static> = Metadata::new("rerankd", Level::INFO, None);
 
 /// The server's metrics, registered once; those without labels are held ready.
@@ -138,6 +255,10 @@ pub struct Metrics {
     request_seconds: Histogram,
     request_documents: Histogram,
     in_flight: Gauge,
+    received: Counter,
+    ended_answered: Counter,
+    ended_refused: Counter,
+    ended_failed: Counter,
     cancelled: Counter,
     expired: Counter,
     pairs: Counter,
@@ -149,9 +270,15 @@ pub struct Metrics {
     batch_tokens: Histogram,
     batch_sequences: Histogram,
     batch_seconds: Histogram,
+    cached: Counter,
+    joined: Counter,
+    missed: Counter,
+    cache_bytes: Gauge,
     padding: Counter,
     late_cancels: Counter,
     faults: Counter,
+    failed_probes: Counter,
+    replaced_workers: Counter,
     ready: Gauge,
 }
 
@@ -180,6 +307,10 @@ impl Metrics {
             request_seconds: histogram(REQUEST_SECONDS),
             request_documents: histogram(REQUEST_DOCUMENTS),
             in_flight: gauge(IN_FLIGHT),
+            received: counter(RECEIVED),
+            ended_answered: counter(ANSWERED),
+            ended_refused: counter(REFUSED),
+            ended_failed: counter(FAILED),
             cancelled: counter(CANCELLED),
             expired: counter(EXPIRED),
             pairs: counter(PAIRS),
@@ -191,9 +322,15 @@ impl Metrics {
             batch_tokens: histogram(BATCH_TOKENS),
             batch_sequences: histogram(BATCH_SEQUENCES),
             batch_seconds: histogram(BATCH_SECONDS),
+            cached: counter(CACHED),
+            joined: counter(JOINED),
+            missed: counter(MISSED),
+            cache_bytes: gauge(CACHE_BYTES),
             padding: counter(PADDING),
             late_cancels: counter(LATE_CANCELS),
             faults: counter(FAULTS),
+            failed_probes: counter(FAILED_PROBES),
+            replaced_workers: counter(REPLACED_WORKERS),
             ready: gauge(READY),
             recorder,
         }
@@ -236,14 +373,42 @@ impl Metrics {
         self.counter(REFUSALS, vec![reason]).increment(1);
     }
 
-    /// The client left before the answer.
-    pub fn cancelled(&self) {
-        self.cancelled.increment(1);
+    /// The head of a scoring request came. It is counted once more, when it ends.
+    pub fn received(&self) {
+        self.received.increment(1);
+    }
+
+    /// A scoring request came to its end.
+    pub fn ended(&self, end: End) {
+        let counter = match end {
+            End::Answered => &self.ended_answered,
+            End::Refused => &self.ended_refused,
+            End::Cancelled => &self.cancelled,
+            End::Failed => &self.ended_failed,
+        };
+        counter.increment(1);
     }
 
     /// One more, or one fewer, scoring request is being worked on.
     pub fn in_flight(&self, change: f64) {
         self.in_flight.increment(change);
+    }
+
+    /// Whether Redis answers; only told where it is configured.
+    pub fn shared_quota_up(&self, is_up: bool) {
+        let key = Key::from_static_name(SHARED_QUOTA_UP);
+        self.recorder.register_gauge(&key, &METADATA).set(f64::from(u8::from(is_up)));
+    }
+
+    pub fn shared_quota_failed(&self) {
+        self.counter(SHARED_QUOTA_FAILURES, Vec::new()).increment(1);
+    }
+
+    /// What a request's sequences found in the cache.
+    pub fn looked_up(&self, Found { cached, joined, missed }: Found) {
+        self.cached.increment(cached as u64);
+        self.joined.increment(joined as u64);
+        self.missed.increment(missed as u64);
     }
 
     pub fn swept(&self, swept: Swept) {
@@ -260,10 +425,25 @@ impl Metrics {
         self.faults.increment(u64::from(outcome.fault.is_some()));
     }
 
+    /// A worker was given up over a batch that took too long.
+    pub fn worker_hung(&self) {
+        self.faults.increment(1);
+    }
+
+    pub fn worker_replaced(&self) {
+        self.replaced_workers.increment(1);
+    }
+
+    /// An idle device did not give the score it gave before.
+    pub fn probe_failed(&self) {
+        self.failed_probes.increment(1);
+    }
+
     /// The Prometheus text page, with the gauges as they stand now.
     pub fn render(&self, load: Load, ready: bool) -> String {
         self.backlog.set(load.backlog_tokens as f64);
         self.rate.set(load.tokens_per_second);
+        self.cache_bytes.set(load.cache_bytes as f64);
         self.ready.set(f64::from(u8::from(ready)));
         self.handle.run_upkeep();
         self.handle.render()
@@ -273,6 +453,32 @@ impl Metrics {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 }
+
+/// The metrics of tenants, by name: one page of their own, since it is not for everybody who may scrape.
+pub fn tenant_page(tenants: &[(String, TenantCounts)]) -> String {
+    let (own, rest) = tenants.split_at(tenants.len().min(MAX_TENANT_LABELS));
+    let rest = rest.iter().map(|(_, counts)| *counts).reduce(TenantCounts::plus);
+    let rest = rest.map(|counts| ("other".to_owned(), counts));
+    let mut page = String::new();
+    for (name, help, read) in TENANT_COUNTERS {
+        // Writing to a string cannot fail.
+        let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        for (tenant, counts) in own.iter().chain(&rest) {
+            let _ = writeln!(page, "{name}{{tenant=\"{tenant}\"}} {}", read(counts));
+        }
+    }
+    page
+}
+
+type ReadCounter = fn(&TenantCounts) -> u64;
+
+const TENANT_COUNTERS: [(&str, &str, ReadCounter); 5] = [
+    ("rerank_tenant_requests_total", "Requests answered with scores.", |c| c.requests),
+    ("rerank_tenant_refusals_total", "Requests answered with an error.", |c| c.refusals),
+    ("rerank_tenant_scored_pairs_total", "Documents scored and answered.", |c| c.documents),
+    ("rerank_tenant_scored_tokens_total", "Tokens scored and answered.", |c| c.tokens),
+    ("rerank_tenant_search_units_total", "Searches as Cohere bills them.", |c| c.search_units),
+];
 
 fn builder() -> PrometheusBuilder {
     let buckets = [

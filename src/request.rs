@@ -16,6 +16,10 @@ pub struct RerankRequest {
     pub truncation: Truncation,
     /// How long the client will wait, counted from the arrival of the request.
     pub timeout: Option<Duration>,
+    /// 0 to 999, 0 the most urgent, against other requests of the same tenant.
+    pub priority: u16,
+    /// Whether its scores may come from an earlier request, and serve a later one.
+    pub may_cache: bool,
 }
 
 /// What is scored. The result has one score per document, pair or text, in this order.
@@ -126,6 +130,16 @@ pub struct RerankResponse {
     /// UTF-8 characters of text that were scored, the query counted once per text.
     pub num_chars: usize,
     pub stamps: Stamps,
+}
+
+/// Cohere bills a query with up to this many documents as one search.
+const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
+
+impl RerankResponse {
+    /// What Cohere would bill, before it counts long documents twice.
+    pub fn search_units(&self) -> usize {
+        self.results.len().div_ceil(DOCUMENTS_PER_SEARCH_UNIT).max(1)
+    }
 }
 
 /// One document's score.

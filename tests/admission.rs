@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use rerankd::admit::{Admission, Bounds, Permit};
-use rerankd::batch::Rate;
+use rerankd::batch::{Class, Rate, Share, TenantId};
 use rerankd::error::Error;
-use rerankd::request::{Inputs, RerankRequest, Truncation};
+use rerankd::request::Inputs;
 
 const PATIENT: Duration = Duration::from_secs(600);
 
@@ -19,18 +19,25 @@ fn door(max_requests: usize) -> Admission {
 }
 
 fn admit(door: &Admission, num_documents: usize, timeout: Duration) -> Result<Permit, Error> {
-    let request = RerankRequest {
-        id: String::new(),
-        model: None,
-        inputs: Inputs::OneQuery {
-            query: String::new(),
-            // 97 tokens and 3 special ones, by the estimate.
-            documents: vec!["x".repeat(4 * 97); num_documents],
-        },
-        truncation: Truncation::default(),
-        timeout: None,
+    admit_as(door, Share::ANONYMOUS, num_documents, timeout)
+}
+
+fn admit_as(
+    door: &Admission,
+    share: Share,
+    num_documents: usize,
+    timeout: Duration,
+) -> Result<Permit, Error> {
+    let inputs = Inputs::OneQuery {
+        query: String::new(),
+        // 97 tokens and 3 special ones, by the estimate.
+        documents: vec!["x".repeat(4 * 97); num_documents],
     };
-    door.admit(&request, timeout)
+    door.admit(door.estimate(&inputs), share, timeout)
+}
+
+fn tenant(id: u32, weight: u32, class: Class) -> Share {
+    Share { tenant: TenantId(id), weight, class }
 }
 
 fn retry_after(error: &Error) -> Duration {
@@ -95,4 +102,74 @@ fn the_estimate_is_corrected_by_what_was_found() {
     assert_eq!(door.backlog_tokens(), 700);
     drop(permit);
     assert_eq!(door.backlog_tokens(), 0);
+}
+
+#[test]
+fn a_tenant_has_its_part_of_the_backlog_however_full_another_has_made_it() {
+    let door = door(10);
+    let (flood, light) = (tenant(1, 1, Class::Normal), tenant(2, 1, Class::Normal));
+    let _flood: Vec<_> = (0..2).map(|_| admit_as(&door, flood, 50, PATIENT).unwrap()).collect();
+    assert!(admit_as(&door, flood, 1, PATIENT).is_err());
+    let _light: Vec<_> = (0..5).map(|_| admit_as(&door, light, 10, PATIENT).unwrap()).collect();
+    // Half of 10,000 is its part.
+    assert!(admit_as(&door, light, 1, PATIENT).is_err());
+}
+
+#[test]
+fn a_tenant_has_its_part_of_the_requests() {
+    let door = door(4);
+    let (flood, light) = (tenant(1, 3, Class::Normal), tenant(2, 1, Class::Normal));
+    let _flood: Vec<_> = (0..4).map(|_| admit_as(&door, flood, 1, PATIENT).unwrap()).collect();
+    let _light = admit_as(&door, light, 1, PATIENT).unwrap();
+    assert!(admit_as(&door, light, 1, PATIENT).is_err(), "a quarter of four is its part");
+    assert!(admit_as(&door, flood, 1, PATIENT).is_err());
+}
+
+#[test]
+fn a_deadline_is_held_against_the_part_of_the_device_that_the_tenant_gets() {
+    let door = door(10);
+    let (flood, light) = (tenant(1, 3, Class::Normal), tenant(2, 1, Class::Normal));
+    let _flood = admit_as(&door, flood, 90, PATIENT).unwrap();
+    // 1,000 tokens at a quarter of 1,000 a second.
+    let seconds = Duration::from_secs;
+    assert!(admit_as(&door, light, 10, seconds(4)).is_ok());
+    let error = admit_as(&door, light, 10, seconds(3)).unwrap_err();
+    assert_eq!(retry_after(&error), seconds(1));
+}
+
+#[test]
+fn a_higher_class_does_not_wait_for_a_lower_one() {
+    let door = door(10);
+    let _low = admit_as(&door, tenant(1, 1, Class::Low), 90, PATIENT).unwrap();
+    let second = Duration::from_secs(1);
+    let _high = admit_as(&door, tenant(2, 1, Class::High), 10, second).unwrap();
+    assert!(admit_as(&door, tenant(3, 1, Class::Normal), 10, second).is_err(), "high goes first");
+    assert!(admit_as(&door, tenant(3, 1, Class::Normal), 10, 2 * second).is_ok());
+}
+
+proptest::proptest! {
+    /// Whatever comes, is corrected and goes, nothing is left behind and nothing goes below zero.
+    #[test]
+    fn what_is_inside_adds_up(steps in proptest::collection::vec((0u32..4, 0usize..40, 0usize..3), 0..200)) {
+        let door = door(20);
+        let mut inside = Vec::new();
+        for (id, size, what) in steps {
+            match what {
+                0 => {
+                    let class = [Class::High, Class::Normal, Class::Low][size % 3];
+                    let share = tenant(id, id + 1, class);
+                    inside.extend(door.admit(size * 100, share, PATIENT).map(|p| (p, size * 100)));
+                }
+                1 if !inside.is_empty() => drop(inside.swap_remove(size % inside.len())),
+                _ => if let Some((permit, tokens)) = inside.last_mut() {
+                    *tokens = size * 10;
+                    permit.correct(*tokens);
+                },
+            }
+            let held: usize = inside.iter().map(|(_, tokens)| tokens).sum();
+            proptest::prop_assert_eq!(door.backlog_tokens(), held);
+        }
+        drop(inside);
+        proptest::prop_assert_eq!(door.backlog_tokens(), 0);
+    }
 }

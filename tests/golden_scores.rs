@@ -95,6 +95,7 @@ fn check_logits(name: &str, folder: &str, dtype: Dtype, tolerance: f32) {
     for isa in Isa::distinct(dtype) {
         let scored = score(name, folder, isa, dtype);
         let mut worst = 0f32;
+        assert!(scored.golden.len() > 3, "enough pairs to mean something");
         for (i, (golden, item)) in scored.golden.iter().zip(&scored.items).enumerate() {
             let got = scored.row(item.sequences.start);
             assert_eq!(got.len(), golden.logits.len());
@@ -106,6 +107,48 @@ fn check_logits(name: &str, folder: &str, dtype: Dtype, tolerance: f32) {
         }
         println!("{name} on {isa:?} in {dtype:?}: largest difference {worst:e}");
     }
+}
+
+/// A family's tiny model, in all precisions, with the bounds of the narrow ones.
+fn check_family(name: &str, bf16: f32, int8: f32) {
+    let folder = format!("tests/golden/{name}");
+    check_logits(name, &folder, Dtype::F32, TOLERANCE);
+    check_logits(name, &folder, Dtype::Bf16, bf16);
+    check_logits(name, &folder, Dtype::Int8, int8);
+}
+
+#[test]
+fn roberta_and_its_kin_give_the_reference_logits() {
+    check_family("tiny-xlm-roberta", 5e-3, 1.3e-2);
+    check_family("tiny-roberta", 6e-3, 2.5e-2);
+}
+
+#[test]
+fn distilbert_gives_the_reference_logits() {
+    check_family("tiny-distilbert", 4e-3, 1.7e-2);
+}
+
+#[test]
+fn electra_gives_the_reference_logits() {
+    check_family("tiny-electra", 4.5e-3, 1.4e-2);
+}
+
+#[test]
+fn qwen3_gives_the_reference_logits() {
+    check_family("tiny-qwen3-reranker", 9e-2, 1.8e-1);
+    check_family("tiny-qwen3-score", 6.5e-2, 1.7e-1);
+}
+
+#[test]
+fn qwen2_and_llama_give_the_reference_logits() {
+    check_family("tiny-qwen2", 3.5e-2, 9e-2);
+    check_family("tiny-llama", 4.5e-2, 1.6e-1);
+}
+
+#[test]
+fn modernbert_gives_the_reference_logits() {
+    check_family("tiny-modernbert", 1.3e-2, 5e-2);
+    check_family("tiny-modernbert-cls", 2.5e-2, 3.2e-2);
 }
 
 #[test]

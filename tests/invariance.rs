@@ -19,6 +19,7 @@ use rerankd::model::registry::Names;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
 use rerankd::rerank::{Options, Service, prepare};
+use rerankd::tenant::Tenant;
 
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
@@ -44,6 +45,8 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
             tokenizer_threads: 2,
             default_timeout: Duration::from_secs(60),
             max_timeout: Duration::from_secs(60),
+            device_timeout: Duration::from_secs(60),
+            score_cache_bytes: 0,
         },
         Arc::new(Metrics::new()),
         health,
@@ -58,8 +61,11 @@ async fn bits(service: &Service, query: &str, documents: &[String]) -> Vec<u32> 
         inputs: Inputs::OneQuery { query: query.into(), documents: documents.to_vec() },
         truncation: Truncation::default(),
         timeout: None,
+        priority: 0,
+        may_cache: true,
     };
-    let response = service.rerank(request, Stamps::at(clock::now())).await.unwrap();
+    let stamps = Stamps::at(clock::now());
+    let response = service.rerank(request, stamps, &Tenant::anonymous()).await.unwrap();
     response.label_logits.iter().map(|logit| logit.to_bits()).collect()
 }
 

@@ -3,24 +3,17 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod values;
+
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{
-    Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries,
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, NormKind,
+    Pooling, Queries,
 };
 
-/// Values in [-1, 1) that depend on nothing but `seed`.
-fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
-}
+use values::values;
 
 fn rows(cpu: &Cpu, num_rows: usize, width: usize, values: &[f32]) -> Rows {
     let mut rows = cpu.rows(num_rows, width).unwrap();
@@ -95,7 +88,7 @@ fn attention(cpu: &Cpu, lens: &[usize], heads: usize, dim: usize, seed: u64) -> 
     let mut scratch = cpu.scratch(lens.iter().copied().max().unwrap_or(1), dim).unwrap();
     [Queries::All, Queries::First].map(|queries| {
         let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
-        cpu.attention(&qkv, &batch, queries, heads, &mut scratch, &mut out);
+        cpu.attention(&qkv, &batch, &AttentionKind::full(queries, heads), &mut scratch, &mut out);
         read(cpu, &out)
     })
 }
@@ -138,7 +131,7 @@ proptest! {
     ) {
         let norm = |cpu: &Cpu| {
             let (gamma, beta) = (values(seed, width), values(seed + 1, width));
-            let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
+            let norm = cpu.prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
             let mut hidden = rows(cpu, m, width, &values(seed + 2, m * width));
             let update = rows(cpu, m, width, &values(seed + 3, m * width));
             cpu.residual_norm(&mut hidden, &update, &norm);
@@ -240,7 +233,14 @@ fn embeddings_pooling_and_length_give_the_reference() {
         };
         let embeddings = cpu.prepare_embeddings(init).unwrap();
         let (gamma, beta) = (values(4, hidden_size), values(5, hidden_size));
-        let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-12 }).unwrap();
+        let norm = cpu
+            .prepare_norm(&NormInit {
+                kind: NormKind::Layer,
+                gamma: &gamma,
+                beta: &beta,
+                eps: 1e-12,
+            })
+            .unwrap();
         let [mut hidden, mut pooled] = [8, 8].map(|n| cpu.rows(n, hidden_size).unwrap());
         cpu.embed_norm(&group, &embeddings, &norm, &mut hidden);
         cpu.pool(&hidden, &group, pooling, &mut pooled);
@@ -287,7 +287,7 @@ fn attention_survives_extreme_scores() {
         let mut out = cpu.rows(len, dim).unwrap();
         let mut batch = Packed::with_capacity(len, 1);
         batch.push(&vec![0; len], len);
-        cpu.attention(&qkv, &batch, Queries::All, 1, &mut scratch, &mut out);
+        cpu.attention(&qkv, &batch, &AttentionKind::full(Queries::All, 1), &mut scratch, &mut out);
         assert!(read(&cpu, &out).iter().all(|x| (x - 7.0).abs() < 1e-5), "{isa:?}");
     }
 }

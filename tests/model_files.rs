@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 use rerankd::error::ModelError;
-use rerankd::model::config::Config;
-use rerankd::model::loader::{LoadOptions, load};
+use rerankd::model::loader::{LoadOptions, check_config, load};
 use rerankd::model::source::ModelFiles;
 use rerankd::model::weights::Weights;
 use serde_json::{Value, json};
@@ -121,7 +120,7 @@ fn a_config_without_code_for_it_names_the_field() {
         "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
         "intermediate_size": 128, "vocab_size": 10, "max_position_embeddings": 16,
     });
-    assert!(Config::parse(good.to_string().as_bytes()).is_ok());
+    assert!(check_config(good.to_string().as_bytes()).is_ok());
     for (field, value) in [
         ("architectures", json!([])),
         ("model_type", json!("gpt2")),
@@ -143,11 +142,134 @@ fn a_config_without_code_for_it_names_the_field() {
     ] {
         let mut config = good.clone();
         config[field] = value.clone();
-        match Config::parse(config.to_string().as_bytes()) {
+        match check_config(config.to_string().as_bytes()) {
             Ok(config) => panic!("{field} {value} was taken: {config:?}"),
             Err(error) => assert_names(&error, &["config.json", field]),
         }
     }
+}
+
+/// The sizes and fields of models on the hub, written from knowledge of them.
+#[test]
+fn published_configs_are_read() {
+    let configs: Value = serde_json::from_str(include_str!("published_configs.json")).unwrap();
+    let configs = configs.as_object().unwrap();
+    assert!(configs.len() >= 10);
+    for (name, config) in configs {
+        let read = check_config(config.to_string().as_bytes());
+        let read = read.unwrap_or_else(|error| panic!("{name}: {error}"));
+        // A language model has no labels but those that its prompt asks for.
+        let is_prompted = read.architecture.ends_with("ForCausalLM");
+        assert!(is_prompted || read.labels.len() == 1, "{name}");
+        // Without its sizes no family may take it.
+        for field in ["vocab_size", "max_position_embeddings"] {
+            let mut broken = config.clone();
+            broken[field] = json!("many");
+            let error = check_config(broken.to_string().as_bytes()).unwrap_err();
+            assert_names(&error, &["config.json", field]);
+        }
+    }
+}
+
+#[test]
+fn a_config_of_each_family_names_the_field_without_code() {
+    let configs: Value = serde_json::from_str(include_str!("published_configs.json")).unwrap();
+    for (name, field, value) in [
+        ("BAAI/bge-reranker-base", "max_position_embeddings", json!(2)),
+        ("BAAI/bge-reranker-base", "pad_token_id", json!(-1)),
+        ("BAAI/bge-reranker-base", "model_type", json!("roberta")),
+        ("BAAI/bge-reranker-base", "quantization_config", json!({"quant_method": "gptq"})),
+        ("cross-encoder/ms-marco-electra-base", "embedding_size", json!(0)),
+        ("distilbert-base-uncased with one label", "n_heads", json!(7)),
+        ("Qwen/Qwen3-Reranker-0.6B", "num_key_value_heads", json!(5)),
+        ("Qwen/Qwen3-Reranker-0.6B", "head_dim", json!(100)),
+        ("Qwen/Qwen3-Reranker-0.6B", "hidden_act", json!("tanh")),
+        ("Qwen/Qwen3-Reranker-0.6B", "rope_theta", json!(0.5)),
+        ("Qwen/Qwen3-Reranker-0.6B", "use_sliding_window", json!(true)),
+        ("Qwen/Qwen3-Reranker-0.6B", "rope_scaling", json!({"rope_type": "yarn"})),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "num_attention_heads", json!(16)),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "classifier_pooling", json!("max")),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "hidden_activation", json!("mish")),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "layer_types", json!(["full_attention"])),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "global_rope_theta", json!("large")),
+        ("Alibaba-NLP/gte-reranker-modernbert-base", "norm_bias", json!(1)),
+        (
+            "Alibaba-NLP/gte-reranker-modernbert-base",
+            "architectures",
+            json!(["ModernBertForMaskedLM"]),
+        ),
+    ] {
+        let mut config = configs[name].clone();
+        config[field] = value.clone();
+        match check_config(config.to_string().as_bytes()) {
+            Ok(_) => panic!("{name}: {field} {value} was taken"),
+            Err(error) => assert_names(&error, &["config.json", field]),
+        }
+    }
+}
+
+/// A copy of a golden model under another name, with another recipe if one is given.
+fn copy(model: &str, name: &str, recipe: Option<&str>) -> TempDir {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model);
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = parent.path().join(name);
+    std::fs::create_dir(&folder).expect("a folder");
+    for file in ["config.json", FILE, "tokenizer.json"] {
+        std::fs::copy(source.join(file), folder.join(file)).expect("a copy");
+    }
+    if let Some(recipe) = recipe {
+        std::fs::write(folder.join("model.toml"), recipe).expect("a file");
+    }
+    parent
+}
+
+#[test]
+fn a_language_model_without_its_prompt_is_refused() {
+    let options = LoadOptions { threads: NonZeroUsize::new(1), ..LoadOptions::default() };
+    let load_as = |name: &str, recipe: Option<&str>| {
+        let parent = copy("tiny-qwen3-reranker", name, recipe);
+        load(&ModelFiles::open_folder(&parent.path().join(name)).unwrap(), &options)
+    };
+    let prompt = |rest: &str| format!("[prompt]\n{rest}");
+    let known = prompt("query = 'q: {query} d:'\ndocument = ' {document}'\n");
+    let loaded = load_as("some-chat-model", Some(&known)).unwrap();
+    assert_eq!(loaded.head.labels(), ["no", "yes"]);
+    assert!(load_as("My-Qwen3-Reranker-0.6B", None).is_ok());
+
+    let refused = |recipe: Option<&str>, parts: &[&str]| {
+        assert_names(&load_as("some-chat-model", recipe).unwrap_err(), parts);
+    };
+    refused(None, &["model.toml", "prompt", "missing"]);
+    refused(Some("[tolerance]\nf32 = 1e-3\n"), &["model.toml", "prompt", "missing"]);
+    refused(Some(&prompt("query = '{query}'\n")), &["model.toml", "document"]);
+    refused(Some(&known.replace("q: {query}", "q:")), &["prompt.query", "{query}"]);
+    refused(Some(&known.replace("{document}", "{document}{document}")), &["prompt.document"]);
+    refused(Some(&format!("{known}answer = 'x'\n")), &["model.toml", "answer"]);
+    let perhaps = format!("{known}yes = 'perhaps not'\n");
+    refused(Some(&perhaps), &["tokenizer.json", "perhaps not"]);
+}
+
+#[test]
+fn an_adapter_names_the_model_that_it_needs() {
+    let adapter = json!({"peft_type": "LORA", "base_model_name_or_path": "BAAI/bge-reranker-base"});
+    let folder = folder(&[("adapter_config.json", adapter.to_string().as_bytes())]);
+    let files = ModelFiles::open_folder(folder.path()).unwrap();
+    let error = load(&files, &LoadOptions::default()).unwrap_err();
+    assert_names(&error, &["adapter_config.json", "LORA", "BAAI/bge-reranker-base", "merge"]);
+}
+
+#[test]
+fn a_checkpoint_without_a_head_names_the_tensor() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-xlm-roberta");
+    let config = std::fs::read(source.join("config.json")).unwrap();
+    let mut weights = std::fs::read(source.join(FILE)).unwrap();
+    let name = b"classifier.out_proj.weight";
+    let at = weights.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    weights[at..at + 10].copy_from_slice(b"clXssifier");
+    let folder = folder(&[("config.json", &config), (FILE, &weights)]);
+    let files = ModelFiles::open_folder(folder.path()).unwrap();
+    let options = LoadOptions { threads: NonZeroUsize::new(1), ..LoadOptions::default() };
+    assert_names(&load(&files, &options).unwrap_err(), &[FILE, "classifier.out_proj.weight"]);
 }
 
 #[test]
@@ -186,6 +308,6 @@ proptest! {
 
     #[test]
     fn no_bytes_as_a_config_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Config::parse(&bytes);
+        let _ = check_config(&bytes);
     }
 }

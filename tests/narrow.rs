@@ -4,27 +4,21 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod values;
+
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
-use rerankd::engine::{Backend, Dtype, Epilogue, LinearInit, NormInit, Queries};
+use rerankd::engine::{
+    AttentionKind, Backend, Dtype, Epilogue, LinearInit, NormInit, NormKind, Queries,
+};
+
+use values::values;
 
 const NARROW: [Dtype; 2] = [Dtype::Bf16, Dtype::Int8];
 
 /// A step of bf16, relative to the number.
 const BF16_STEP: f32 = 1.0 / 128.0;
-
-/// Values in [-1, 1) that depend on nothing but `seed`.
-fn values(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
-}
 
 fn portable(dtype: Dtype) -> Cpu {
     Cpu::with_isa(Isa::Portable, dtype).expect("every machine has it")
@@ -150,7 +144,7 @@ proptest! {
                 let mut scratch = cpu.scratch(80, dim).unwrap();
                 [Queries::All, Queries::First].map(|queries| {
                     let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
-                    cpu.attention(&qkv, &batch, queries, heads, &mut scratch, &mut out);
+                    cpu.attention(&qkv, &batch, &AttentionKind::full(queries, heads), &mut scratch, &mut out);
                     read(cpu, &out)
                 })
             };
@@ -170,7 +164,7 @@ proptest! {
         for dtype in NARROW {
             let norm = |cpu: &Cpu| {
                 let (gamma, beta) = (values(seed, width), values(seed + 1, width));
-                let norm = cpu.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
+                let norm = cpu.prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &gamma, beta: &beta, eps: 1e-5 }).unwrap();
                 let mut hidden = rows(cpu, m, width, &values(seed + 2, m * width));
                 // Wider than its input, so in bf16; few columns in, so hardly a rounding differs.
                 let update = linear(cpu, m, width, 4, Epilogue::Bias, seed + 3);

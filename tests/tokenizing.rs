@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use rerankd::error::Error;
+use rerankd::model::prompt::Prompt;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, Overflow, Side, Truncation};
 use rerankd::tokenize::{Encoder, Form, Tokenized, load};
@@ -35,6 +36,52 @@ fn words(n: usize) -> String {
 fn rerank(query: &str, documents: &[String], truncation: &Truncation) -> Result<Tokenized, Error> {
     let inputs = Inputs::OneQuery { query: query.into(), documents: documents.to_vec() };
     encoder(Form::Pair).tokenize(&inputs, truncation)
+}
+
+/// An encoder whose model is asked in words, one token each.
+fn asking(max_length: usize) -> Encoder {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
+    let loaded = load(&ModelFiles::open_folder(&folder).unwrap(), usize::MAX).unwrap();
+    let around = |before: &str, after: &str| [before.to_owned(), after.to_owned()];
+    let prompt = Prompt {
+        prefix: "[CLS] i".to_owned(),
+        query: around("q q ", " r"),
+        document: around("s ", ""),
+        suffix: "t [SEP]".to_owned(),
+        answers: around("n", "y"),
+    };
+    Encoder::prompting(loaded, &prompt, max_length).unwrap()
+}
+
+#[test]
+fn a_prompt_stays_whole_when_its_texts_are_cut() {
+    let encoder = asking(MAX_LENGTH);
+    let ids = |text: &str| encoder.ids(text).unwrap();
+    let sequence = |query: usize, document: usize, truncation: &Truncation| {
+        let pair = Inputs::Pairs(vec![(words(query), words(document))]);
+        let tokenized = encoder.tokenize(&pair, truncation).unwrap();
+        (tokenized.sequences.get(0).0.to_vec(), tokenized.items[0].truncated_tokens)
+    };
+    let whole = Truncation::default();
+    let expected = format!("[CLS] i q q {} r s {} t [SEP]", words(3), words(4));
+    assert_eq!(sequence(3, 4, &whole), (ids(&expected), 0));
+    // Eight tokens are the prompt's; the longer text gives way.
+    let expected = format!("[CLS] i q q {} r s {} t [SEP]", words(3), words(21));
+    assert_eq!(sequence(3, 40, &whole), (ids(&expected), 19));
+    // Of two that are too long each keeps half of what the prompt leaves, its words included.
+    let expected = format!("[CLS] i q q {} r s {} t [SEP]", words(11), words(13));
+    assert_eq!(sequence(30, 30, &whole), (ids(&expected), 36));
+    // What a request lets a query have is of its own tokens.
+    let short = Truncation { max_tokens_per_query: Some(2), ..Truncation::default() };
+    let expected = format!("[CLS] i q q {} r s {} t [SEP]", words(2), words(4));
+    assert_eq!(sequence(5, 4, &short), (ids(&expected), 3));
+}
+
+#[test]
+fn a_model_that_is_asked_in_words_takes_no_single_text() {
+    let refused =
+        asking(MAX_LENGTH).tokenize(&Inputs::Texts(vec!["a".into()]), &Truncation::default());
+    assert!(matches!(refused, Err(Error::NotSupported(_))), "{refused:?}");
 }
 
 proptest! {

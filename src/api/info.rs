@@ -33,6 +33,7 @@ pub struct ServerFacts {
     pub max_batch_tokens: usize,
     pub max_concurrent_requests: usize,
     pub tokenization_workers: usize,
+    pub started_unix_seconds: u64,
 }
 
 /// TEI's GET `/info`. Dify takes a server for a reranker by `model_type.reranker`.
@@ -112,7 +113,8 @@ pub fn api_key(is_valid: bool) -> Reply {
     Reply::ok(&BTreeMap::from([("valid", is_valid)]))
 }
 
-fn names(model: &ModelFacts) -> impl Iterator<Item = &str> {
+/// The model's name and its aliases.
+pub fn names(model: &ModelFacts) -> impl Iterator<Item = &str> {
     std::iter::once(model.name.as_str()).chain(model.aliases.iter().map(String::as_str))
 }
 

@@ -3,6 +3,7 @@
 //! Many servers took the same paths with different bodies, so the dialect is read from the body first and from the
 //! path second (`route`). Every dialect is one file: how it reads a body, how it writes scores, how it writes errors.
 
+mod credentials;
 mod fields;
 pub mod info;
 mod lenient;
@@ -18,6 +19,7 @@ mod settings;
 mod tei;
 mod text;
 mod unified;
+pub mod usage;
 mod voyage;
 mod weaviate;
 mod zeroentropy;
@@ -29,6 +31,7 @@ use std::fmt::Debug;
 
 use http::HeaderMap;
 
+pub use credentials::credentials;
 pub use reply::Reply;
 pub use route::{Route, Version, route};
 

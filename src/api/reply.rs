@@ -1,6 +1,6 @@
 //! The bytes and headers of an answer.
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -27,6 +27,10 @@ impl Reply {
             // Whole seconds, rounded up; cohere's SDK takes 0 for "no answer".
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             reply.headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if status == 401 {
+            // Which scheme is wanted: RFC 9110 asks for it with every 401.
+            reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         reply
     }

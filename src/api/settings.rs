@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::header::CACHE_CONTROL;
 
 use super::Context;
 use super::fields::Fields;
@@ -12,6 +13,9 @@ use crate::request::{Inputs, Overflow, RerankRequest, Side, Truncation};
 
 const REQUEST_ID: &str = "x-request-id";
 const TIMEOUT_MS: &str = "x-request-timeout-ms";
+
+/// Cohere's range; 0 is its default and the most urgent.
+const MAX_PRIORITY: i64 = 999;
 
 /// Long enough for a UUID with a prefix; an id goes into every log line.
 const MAX_ID_BYTES: usize = 128;
@@ -33,6 +37,8 @@ impl Context<'_> {
             inputs,
             truncation,
             timeout: timeout(self.headers, fields)?,
+            priority: priority(fields)?,
+            may_cache: may_cache(self.headers),
         })
     }
 }
@@ -76,6 +82,21 @@ fn timeout(headers: &HeaderMap, fields: &Fields<'_>) -> Result<Option<Duration>,
     let Some(seconds) = fields.number("timeout")? else { return Ok(None) };
     let duration = Duration::try_from_secs_f64(seconds).ok().filter(|d| !d.is_zero());
     duration.map(Some).ok_or_else(|| refused("timeout", "seconds"))
+}
+
+/// Cohere's and vLLM's `priority`: both count up from the most urgent. vLLM takes any integer, so what is out of
+/// Cohere's range is as urgent, or as patient, as can be.
+fn priority(fields: &Fields<'_>) -> Result<u16, Error> {
+    let asked = fields.integer("priority")?.unwrap_or(0);
+    Ok(asked.clamp(0, MAX_PRIORITY) as u16)
+}
+
+/// What a client says with `Cache-Control: no-store` (RFC 9111, section 5.2.1.5).
+fn may_cache(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+    !values
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case("no-store"))
 }
 
 /// Every dialect's way to say what happens to long texts. Cutting is the default everywhere: one long document

@@ -115,7 +115,7 @@ pub(super) fn tei_error(error: &Error) -> Reply {
     let (status, error_type) = kind(error);
     let message = match error {
         Error::Invalid { message, .. } | Error::TooMany { message, .. } => message.clone(),
-        Error::Overloaded { .. } => "Model is overloaded".to_owned(),
+        Error::Overloaded { .. } | Error::BodiesFull { .. } => "Model is overloaded".to_owned(),
         error => public_message(error),
     };
     Reply::refusal(status, error, &ErrorBody { error: &message, error_type })
@@ -131,9 +131,12 @@ fn kind(error: &Error) -> (u16, &'static str) {
             (422, "Validation")
         }
         Error::NotSupported(_) | Error::Internal(_) => (424, "Backend"),
-        Error::Overloaded { .. } | Error::DeadlineExceeded => {
-            (error.verdict().status, "Overloaded")
-        }
+        Error::Overloaded { .. }
+        | Error::RateLimited { .. }
+        | Error::BodiesFull { .. }
+        | Error::DeadlineExceeded => (error.verdict().status, "Overloaded"),
+        Error::NoKey | Error::WrongKey => (401, "Unauthorized"),
+        Error::Forbidden(_) => (403, "Forbidden"),
         Error::Unavailable { .. } => (503, "Unhealthy"),
         other => (other.verdict().status, "Validation"),
     }

@@ -17,9 +17,6 @@ use crate::request::{Inputs, RerankResponse};
 
 pub(super) const FORM: Form = Form { read, blank: || Box::new(Unified::default()) };
 
-/// Cohere bills a query with up to this many documents as one search.
-const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
-
 #[derive(Debug)]
 struct Unified {
     version: Version,
@@ -114,10 +111,9 @@ impl Unified {
             Version::V1 => "1",
             Version::V2 => "2",
         };
-        let search_units = response.results.len().div_ceil(DOCUMENTS_PER_SEARCH_UNIT).max(1);
         Meta {
             api_version: ApiVersion { version },
-            billed_units: BilledUnits { search_units },
+            billed_units: BilledUnits { search_units: response.search_units() },
             tokens: Tokens { input_tokens: response.prompt_tokens, output_tokens: 0 },
             warnings: warning(response).into_iter().collect(),
         }

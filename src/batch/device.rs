@@ -1,79 +1,192 @@
-//! A device's thread: takes batches, runs them, hands their rows to the requests.
-//!
-//! A batch that panics or faults costs its own requests a 503 and nobody else anything.
+//! A device's thread: takes batches and runs them, and asks an idle device whether it still computes right.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Batch;
+use super::pulse::Pulse;
+use super::run::Run;
 use super::worker::Command;
 use crate::clock;
-use crate::error::{DeviceError, Error};
-use crate::health::Health;
+use crate::engine::packed::Packed;
+use crate::error::DeviceError;
+use crate::health::{Health, LAST_FAULT};
 use crate::metrics::{Metrics, Outcome};
-use crate::model::Scorer;
-
-/// When a request that a fault hit may come again: by then the next batch has shown whether the device
-/// recovered.
-pub(super) const FAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+use crate::model::{Scorer, Spare};
 
 /// How often a computing device is asked whether it is done, while the next batch may arrive.
 const POLL: Duration = Duration::from_micros(50);
 
-/// What a device's thread works with.
-pub(super) struct Device {
-    pub(super) scorer: Box<dyn Scorer>,
+/// What no rounding explains, relative to the row.
+const PROBE_TOLERANCE: f32 = 0.02;
+
+/// What a device's thread shares with the others.
+#[derive(Clone)]
+pub(super) struct Shared {
     pub(super) inbox: Receiver<Batch>,
     pub(super) done: Sender<Command>,
     /// Devices with nothing to do: a busy one takes no second batch from them.
     pub(super) num_waiting: Arc<AtomicUsize>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
+    pub(super) probe_interval: Duration,
+}
+
+/// What a device's thread works with.
+pub(super) struct Device {
+    pub(super) scorer: Box<dyn Scorer>,
+    pub(super) spare: Option<Spare>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) shared: Shared,
+    pub(super) faults_in_a_row: u32,
+}
+
+/// What a device has to do.
+enum Next {
+    /// A batch, and whether the device has it already.
+    Batch(Arc<Batch>, bool),
+    /// Nothing came for a while.
+    Quiet,
+    /// The batcher is gone.
+    Over,
 }
 
 impl Device {
-    /// Until the batcher is gone.
+    /// Until the batcher is gone, or the watchdog gave this thread up and another has its place.
     pub(super) fn run(mut self) {
         let mut out = Vec::new();
         let mut ahead = None;
-        while let Some((batch, has_begun)) = self.next(ahead.take()) {
-            let (inbox, num_waiting) = (&self.inbox, &self.num_waiting);
-            let meanwhile = |scorer: &mut dyn Scorer| {
-                if !has_begun {
-                    scorer.begin(&batch.packed);
+        let mut probe = Probe::new();
+        loop {
+            let goes_on = match self.next(ahead.take()) {
+                Next::Batch(batch, has_begun) => {
+                    self.batch(&batch, has_begun, &mut ahead, &mut out)
                 }
-                while ahead.is_none() && !scorer.is_done() {
-                    ahead = next_meanwhile(inbox, num_waiting);
-                    if let Some(next) = &ahead {
-                        scorer.begin(&next.packed);
-                    }
-                }
+                Next::Quiet => self.probe(&mut probe, &mut out),
+                Next::Over => false,
             };
-            let run = Run { batch: &batch, has_begun, meanwhile };
-            let outcome = run.execute(&mut *self.scorer, &mut out, clock::now);
-            self.metrics.batch(&outcome);
-            self.health.device_ran(outcome.fault.as_ref());
-            let Outcome { num_tokens, took, .. } = outcome;
-            if self.done.send(Command::Done { num_tokens, took }).is_err() {
+            if !goes_on {
                 return;
             }
         }
     }
 
-    /// The batch begun ahead, or the next to arrive; whether it has begun.
-    fn next(&self, ahead: Option<Batch>) -> Option<(Batch, bool)> {
+    /// The batch begun ahead, or the next to arrive.
+    fn next(&self, ahead: Option<Arc<Batch>>) -> Next {
         if let Some(batch) = ahead {
-            return Some((batch, self.scorer.num_begun() > 0));
+            return Next::Batch(batch, self.scorer.num_begun() > 0);
         }
-        self.num_waiting.fetch_add(1, Ordering::Relaxed);
-        let batch = self.inbox.recv().ok();
-        self.num_waiting.fetch_sub(1, Ordering::Relaxed);
-        Some((batch?, false))
+        let Shared { inbox, num_waiting, probe_interval, .. } = &self.shared;
+        num_waiting.fetch_add(1, Ordering::Relaxed);
+        let batch = inbox.recv_timeout(*probe_interval);
+        num_waiting.fetch_sub(1, Ordering::Relaxed);
+        match batch {
+            Ok(batch) => Next::Batch(Arc::new(batch), false),
+            Err(RecvTimeoutError::Timeout) => Next::Quiet,
+            Err(RecvTimeoutError::Disconnected) => Next::Over,
+        }
+    }
+
+    /// Runs a batch; false when this thread has to end.
+    fn batch(
+        &mut self,
+        batch: &Arc<Batch>,
+        has_begun: bool,
+        ahead: &mut Option<Arc<Batch>>,
+        out: &mut Vec<f32>,
+    ) -> bool {
+        let Shared { inbox, num_waiting, .. } = &self.shared;
+        let pulse = &self.pulse;
+        pulse.begins(Some(batch), clock::now());
+        let meanwhile = |scorer: &mut dyn Scorer| {
+            if !has_begun {
+                scorer.begin(&batch.packed);
+            }
+            while ahead.is_none() && !scorer.is_done() {
+                *ahead = next_meanwhile(inbox, num_waiting).map(Arc::new);
+                if let Some(next) = ahead {
+                    pulse.holds(next);
+                    scorer.begin(&next.packed);
+                }
+            }
+        };
+        let run = Run { batch, has_begun, meanwhile };
+        let outcome = run.execute(&mut *self.scorer, out, clock::now);
+        if !self.pulse.ends(clock::now()) {
+            return false;
+        }
+        self.shared.metrics.batch(&outcome);
+        self.judge(outcome.fault.as_ref());
+        let Outcome { num_tokens, took, .. } = outcome;
+        self.shared.done.send(Command::Done { num_tokens, took }).is_ok()
+    }
+
+    /// Asks the device for scores it gave before; false when this thread has to end.
+    fn probe(&mut self, probe: &mut Probe, out: &mut Vec<f32>) -> bool {
+        self.pulse.begins(None, clock::now());
+        let run = Run { batch: &probe.batch, has_begun: false, meanwhile: |_: &mut dyn Scorer| {} };
+        let outcome = run.execute(&mut *self.scorer, out, clock::now);
+        if !self.pulse.ends(clock::now()) {
+            return false;
+        }
+        let fault = outcome.fault.or_else(|| probe.compare(out));
+        if let Some(fault) = &fault {
+            tracing::error!(%fault, "the probe of an idle device failed");
+            self.shared.metrics.probe_failed();
+        }
+        self.judge(fault.as_ref());
+        true
+    }
+
+    /// Tells the health, and puts a new worker in the place of one that failed.
+    fn judge(&mut self, fault: Option<&DeviceError>) {
+        self.shared.health.device_ran(fault);
+        self.faults_in_a_row = fault.map_or(0, |_| self.faults_in_a_row + 1);
+        if self.faults_in_a_row == LAST_FAULT {
+            // Where another device is well, the health of all would not show it.
+            let fault = DeviceError::lost("the device keeps failing");
+            self.shared.health.device_ran(Some(&fault));
+        }
+        let (Some(_), Some(spare)) = (fault, &self.spare) else { return };
+        match spare() {
+            Ok(scorer) => {
+                self.scorer = scorer;
+                self.shared.metrics.worker_replaced();
+            }
+            // The old one gets another chance, and its faults are counted.
+            Err(fault) => tracing::error!(%fault, "no new worker can be made"),
+        }
+    }
+}
+
+/// A short sequence, and the row it had at first, when the golden pairs had just come out.
+struct Probe {
+    batch: Batch,
+    row: Option<Vec<f32>>,
+}
+
+impl Probe {
+    fn new() -> Self {
+        const NUM_TOKENS: usize = 8;
+        let mut packed = Packed::with_capacity(NUM_TOKENS, 1);
+        packed.push(&[0; NUM_TOKENS], NUM_TOKENS / 2);
+        Self { batch: Batch { packed, slices: Vec::new() }, row: None }
+    }
+
+    fn compare(&mut self, row: &[f32]) -> Option<DeviceError> {
+        let expected = self.row.get_or_insert_with(|| row.to_vec());
+        // Asked this way round, a NaN fails too, and is never what is expected later.
+        let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= PROBE_TOLERANCE * (1.0 + b.abs());
+        if row.iter().zip(&*expected).all(is_close) {
+            return None;
+        }
+        if expected.iter().any(|value| !value.is_finite()) {
+            self.row = None;
+        }
+        Some(DeviceError::new("an idle device gives other scores than before"))
     }
 }
 
@@ -88,110 +201,4 @@ fn next_meanwhile(inbox: &Receiver<Batch>, num_waiting: &AtomicUsize) -> Option<
     }
     std::thread::sleep(POLL);
     None
-}
-
-/// Runs one batch and hands its rows, or the fault, to its requests. `out` is scratch memory kept
-/// between batches.
-pub fn execute(
-    batch: &Batch,
-    scorer: &mut dyn Scorer,
-    out: &mut Vec<f32>,
-    now: impl Fn() -> Instant,
-) -> Outcome {
-    Run { batch, has_begun: false, meanwhile: |_: &mut dyn Scorer| {} }.execute(scorer, out, now)
-}
-
-/// One batch's turn.
-struct Run<'a, F> {
-    batch: &'a Batch,
-    /// The device has it already, so it is waited for even if everybody left.
-    has_begun: bool,
-    /// What to do between the start and the wait for the scores.
-    meanwhile: F,
-}
-
-impl<F: FnMut(&mut dyn Scorer)> Run<'_, F> {
-    fn execute(
-        mut self,
-        scorer: &mut dyn Scorer,
-        out: &mut Vec<f32>,
-        now: impl Fn() -> Instant,
-    ) -> Outcome {
-        let batch = self.batch;
-        let started = now();
-        let closed = batch.slices.iter().filter(|slice| slice.answer.is_closed());
-        let late_cancels = closed.map(|slice| slice.range.len()).sum();
-        let num_sequences = batch.packed.num_sequences();
-        let mut outcome = Outcome {
-            num_tokens: batch.packed.num_tokens(),
-            num_sequences,
-            took: Duration::ZERO,
-            late_cancels,
-            padding_tokens: scorer.padding_tokens(&batch.packed),
-            fault: None,
-        };
-        if late_cancels == num_sequences && !self.has_begun {
-            // Everybody left between planning and now.
-            outcome.num_tokens = 0;
-            return outcome;
-        }
-        for slice in &batch.slices {
-            slice.answer.start(started);
-        }
-        let width = scorer.width();
-        out.resize(num_sequences * width, 0.0);
-        let scored = catch_unwind(AssertUnwindSafe(|| {
-            (self.meanwhile)(scorer);
-            scorer.score(&batch.packed, out)
-        }));
-        let finished = now();
-        outcome.took = finished.saturating_duration_since(started);
-        outcome.fault = match scored {
-            Ok(Ok(())) => hand_out(batch, out, width, finished),
-            Ok(Err(fault)) => Some(lose(batch, fault)),
-            Err(panic) => {
-                scorer.recover();
-                let message = format!("the worker panicked: {}", panic_message(&*panic));
-                Some(lose(batch, DeviceError::new(message)))
-            }
-        };
-        if let Some(fault) = &outcome.fault {
-            tracing::error!(%fault, num_sequences, "scores were lost");
-        }
-        outcome
-    }
-}
-
-/// Fills the answers. A row that is no number costs its own request the answer, and is a fault.
-fn hand_out(batch: &Batch, out: &[f32], width: usize, now: Instant) -> Option<DeviceError> {
-    let mut fault = None;
-    for (slice, rows) in batch.rows(out, width) {
-        if rows.iter().all(|value| value.is_finite()) {
-            slice.answer.fill(slice.range.clone(), rows, now);
-        } else {
-            slice.answer.fail(device_failed());
-            fault = Some(DeviceError::new("the model gave a score that is not a number"));
-        }
-    }
-    fault
-}
-
-/// Tells every request of the batch that its scores are lost.
-fn lose(batch: &Batch, fault: DeviceError) -> DeviceError {
-    for slice in &batch.slices {
-        slice.answer.fail(device_failed());
-    }
-    fault
-}
-
-fn device_failed() -> Error {
-    Error::Unavailable {
-        reason: "the device failed while scoring".into(),
-        retry_after: FAULT_RETRY_AFTER,
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let message = panic.downcast_ref::<&str>().copied();
-    message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -31,6 +31,17 @@ impl Sequences {
         self.spans.push(Span { start, len, first_segment_len: first_segment_len as u32 });
     }
 
+    /// These of the sequences, in this order.
+    pub fn select(&self, indices: &[usize]) -> Self {
+        let num_tokens = indices.iter().map(|i| self.seqlen(*i)).sum();
+        let mut selected = Self::with_capacity(num_tokens, indices.len());
+        for i in indices {
+            let (input_ids, first_segment_len) = self.get(*i);
+            selected.push(&[input_ids], first_segment_len);
+        }
+        selected
+    }
+
     pub fn len(&self) -> usize {
         self.spans.len()
     }

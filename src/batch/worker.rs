@@ -1,18 +1,21 @@
-//! The batcher's threads: one plans and lays out, one for each device runs batches.
+//! The batcher's threads: one plans and lays out, one for each device runs batches, one watches them.
 //!
 //! While a device computes, the batcher thread has the next batch ready for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use super::device::{Device, FAULT_RETRY_AFTER};
+use super::device::Shared;
+use super::pulse::Pulse;
+use super::run::FAULT_RETRY_AFTER;
+use super::watchdog::{Watch, Watchdog};
 use super::{Batch, Batcher, Entry, MAX_IN_FLIGHT, Step};
 use crate::clock;
-use crate::error::Error;
+use crate::error::{DeviceError, Error};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::model::Scorer;
@@ -23,13 +26,15 @@ pub(super) enum Command {
     Stop,
 }
 
-/// The running batcher. Dropping it stops both threads; what still waits is told so by its closed
-/// channel.
+/// The running batcher. Dropping it stops its threads; what still waits is told so by its closed channel.
 #[derive(Debug)]
 pub struct Handle {
     /// Not bounded here: admission bounds requests and tokens before they come this far.
     commands: Sender<Command>,
-    threads: Vec<JoinHandle<()>>,
+    planner: Option<JoinHandle<()>>,
+    watchdog: Option<JoinHandle<()>>,
+    /// Dropped to tell the watchdog.
+    stop: Option<Sender<()>>,
 }
 
 impl Handle {
@@ -48,44 +53,58 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Stop);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+        if let Some(planner) = self.planner.take() {
+            let _ = planner.join();
+        }
+        self.stop = None;
+        if let Some(watchdog) = self.watchdog.take() {
+            let _ = watchdog.join();
         }
     }
 }
 
-/// Starts the batcher's thread and one for each device.
+/// Starts the batcher's thread, one for each device, and one that watches them.
 ///
 /// # Errors
 /// The operating system has no thread to give.
 pub fn spawn(
     batcher: Batcher,
     scorers: Vec<Box<dyn Scorer>>,
+    watch: Watch,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
 ) -> std::io::Result<Handle> {
     let (commands, inbox) = unbounded();
     // Room for every batch the batcher may have in flight, so that sending one never waits.
     let (batches, device_inbox) = bounded::<Batch>(MAX_IN_FLIGHT * scorers.len());
-    let num_waiting = Arc::new(AtomicUsize::new(0));
+    let pulse = Arc::new(Pulse::default());
+    let shared = Shared {
+        inbox: device_inbox,
+        done: commands.clone(),
+        num_waiting: Arc::default(),
+        metrics: Arc::clone(metrics),
+        health: Arc::clone(health),
+        probe_interval: watch.probe_interval,
+    };
+    let mut watchdog = Watchdog::new(watch, shared, Arc::clone(&pulse));
     let planner = std::thread::Builder::new().name("rerankd-batcher".into()).spawn({
-        let metrics = Arc::clone(metrics);
-        move || drive(batcher, &inbox, &batches, &metrics)
+        let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
+        move || {
+            let drive = || drive(batcher, &inbox, &batches, &metrics, &pulse);
+            // Whoever waits hears it from the channels that the panic closed.
+            if catch_unwind(AssertUnwindSafe(drive)).is_err() {
+                health.device_ran(Some(&DeviceError::lost("the batcher panicked")));
+            }
+        }
     })?;
-    let mut threads = vec![planner];
-    for (i, scorer) in scorers.into_iter().enumerate() {
-        let device = Device {
-            scorer,
-            inbox: device_inbox.clone(),
-            done: commands.clone(),
-            num_waiting: Arc::clone(&num_waiting),
-            metrics: Arc::clone(metrics),
-            health: Arc::clone(health),
-        };
-        let thread = std::thread::Builder::new().name(format!("rerankd-device-{i}"));
-        threads.push(thread.spawn(move || device.run())?);
+    for scorer in scorers {
+        watchdog.start(scorer)?;
     }
-    Ok(Handle { commands, threads })
+    let (stop, stopped) = bounded(0);
+    let watchdog = std::thread::Builder::new()
+        .name("rerankd-watchdog".into())
+        .spawn(move || watchdog.run(&stopped))?;
+    Ok(Handle { commands, planner: Some(planner), watchdog: Some(watchdog), stop: Some(stop) })
 }
 
 /// The batcher thread: steps whenever something happens or the time it asked for has come.
@@ -94,10 +113,14 @@ fn drive(
     inbox: &Receiver<Command>,
     batches: &Sender<Batch>,
     metrics: &Metrics,
+    pulse: &Pulse,
 ) {
     loop {
-        let (step, swept) = batcher.step(clock::now());
+        let now = clock::now();
+        pulse.begins(None, now);
+        let (step, swept) = batcher.step(now);
         metrics.swept(swept);
+        pulse.ends(now);
         let command = match step {
             Step::Run(batch) => {
                 if batches.send(batch).is_err() {

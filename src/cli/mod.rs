@@ -2,6 +2,7 @@
 
 mod eval;
 mod hardware;
+mod keys;
 mod model;
 mod rerank;
 mod selfcheck;
@@ -39,10 +40,11 @@ const EXIT_CODES: &str = "Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Rerank(rerank::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
+    Keys(keys::Args),
 }
 
 /// Why a command failed: one line, with the way out.
@@ -80,10 +82,11 @@ impl Failure {
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Rerank(args) => rerank::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),
+        Command::Keys(args) => keys::run(&args),
     };
     result.map_or_else(
         |failure| {

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
 use crate::rerank::{Options, Service};
+use crate::tenant::Tenant;
 
 /// Rank documents by how well they answer a query
 ///
@@ -110,6 +111,8 @@ fn score(
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -126,12 +129,15 @@ fn score(
             ..Truncation::default()
         },
         timeout: None,
+        priority: 0,
+        may_cache: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .map_err(|e| Failure::io("cannot start the async runtime", e))?;
-    Ok(runtime.block_on(service.rerank(request, Stamps::at(clock::now())))?)
+    let stamps = Stamps::at(clock::now());
+    Ok(runtime.block_on(service.rerank(request, stamps, &Tenant::anonymous()))?)
 }
 
 fn read_all(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {

@@ -11,13 +11,16 @@ use super::hardware::Hardware;
 use super::model::{Opened, open};
 use crate::api::info::{ModelFacts, ServerFacts};
 use crate::clock;
-use crate::config::{Config, FileArg, ModelSettings, ServeSettings, read_file};
+use crate::config::{
+    Config, ConfigError, ConnectionConfig, FileArg, ModelSettings, Secret, ServeSettings, read_file,
+};
 use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::rerank::{self, Service};
+use crate::tenant::{self, Source, Tenants};
 
 /// Serve rerank requests over HTTP
 ///
@@ -77,18 +80,25 @@ fn log() {
 async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::new());
-    let cannot_listen = |e| Failure::io(format!("cannot listen on {}", config.listen), e);
+    let cannot_serve = |e| Failure::io("cannot serve", e);
     let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
-    let server = http::Server::bind(config.listen, options(&config), shared_metrics, shared_health);
-    let server = server.await.map_err(cannot_listen)?;
-    let address = server.local_addr().map_err(cannot_listen)?;
+    let tenants = Arc::new(open_keys(&config)?);
+    let redis = open_redis(&config)?;
+    let options = options(&config, Arc::clone(&tenants));
+    let server = http::Server::bind(options, shared_metrics, shared_health);
+    let server = server.await.map_err(cannot_serve)?;
+    let address = server.address().map_err(cannot_serve)?;
     tracing::info!(%address, "listening");
     let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
     let slot = server.slot();
     let loading = tokio::task::spawn_blocking({
-        let health = Arc::clone(&health);
+        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
         move || load(&config, &hardware, metrics, health)
     });
+    if let Some(redis) = redis {
+        tokio::spawn(tenant::share(Arc::clone(&tenants), redis, Arc::clone(&metrics)));
+    }
+    tokio::spawn(tenant::watch(tenants));
     let run = server.run(stop_or_lost(stop, Arc::clone(&health)));
     tokio::pin!(run);
     tokio::select! {
@@ -118,8 +128,28 @@ async fn stop_or_lost(stop: impl Future<Output = ()>, health: Arc<Health>) {
     }
 }
 
-fn options(config: &Config) -> http::Options {
+/// Fails at once, like any wrong setting: a server that lets everybody in, or nobody, is not what was meant.
+fn open_keys(config: &Config) -> Result<Tenants, ConfigError> {
+    let tenants = Tenants::open(config.keys.clone());
+    tenants.map_err(|error| match &config.keys {
+        Source::File(path) => ConfigError::new(&path.display().to_string(), error.to_string()),
+        _ => ConfigError::new("api-key", error.to_string()),
+    })
+}
+
+/// Does not connect: Redis may come later than this server, or never.
+fn open_redis(config: &Config) -> Result<Option<redis::Client>, ConfigError> {
+    let client = |url: &Secret| redis::Client::open(url.0.as_str());
+    let opened = config.redis_url.as_ref().map(client).transpose();
+    opened.map_err(|e| ConfigError::new("redis-url", e.to_string()))
+}
+
+fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
+    let ConnectionConfig { address, tls, max_connections, timeouts, drain_delay, drain_timeout } =
+        config.connection.clone();
     http::Options {
+        address,
+        tls,
         server: ServerFacts {
             version: env!("CARGO_PKG_VERSION").into(),
             max_documents: config.max_documents,
@@ -127,9 +157,14 @@ fn options(config: &Config) -> http::Options {
             max_batch_tokens: config.limits.max_batch_tokens,
             max_concurrent_requests: config.max_requests,
             tokenization_workers: config.tokenizer_threads,
+            started_unix_seconds: clock::unix_seconds(),
         },
-        max_connections: config.max_connections,
-        drain_timeout: config.drain_timeout,
+        tenants,
+        max_total_body_bytes: config.max_total_body_bytes,
+        max_connections,
+        timeouts,
+        drain_delay,
+        drain_timeout,
     }
 }
 
@@ -164,6 +199,8 @@ fn load(
         tokenizer_threads: config.tokenizer_threads,
         default_timeout: config.default_timeout,
         max_timeout: config.max_timeout,
+        device_timeout: config.model.device_timeout,
+        score_cache_bytes: config.score_cache_bytes,
     };
     let tokens_per_second = prepared.tokens_per_second as u64;
     let device = prepared.device.clone();

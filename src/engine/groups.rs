@@ -4,14 +4,16 @@
 //! barrier. Groups are balanced by cost and there is a multiple of `num_threads` of them: a request of 20
 //! documents keeps all threads busy to its end.
 
-/// Token rows a group aims for. Fewer read the weights from memory too often (128 rows: 10% slower), more
-/// outgrow a 2 MiB L2 cache; 384 and 512 were the best with MiniLM on AVX-512.
-const GROUP_TOKENS: usize = 384;
+/// Token rows a group aims for where a model's weights stay in cache. Fewer read them from memory too often (128 rows:
+/// 10% slower), more outgrow a 2 MiB L2 cache; 384 and 512 were the best with MiniLM on AVX-512.
+pub const GROUP_TOKENS: usize = 384;
 
 /// The sequences of a batch, dealt to groups. Keeps its memory from batch to batch.
 #[derive(Debug)]
 pub struct Groups {
     num_threads: usize,
+    /// What a group aims for.
+    group_tokens: usize,
     max_tokens: usize,
     /// Longest first.
     order: Vec<u32>,
@@ -30,11 +32,12 @@ struct Load {
 }
 
 impl Groups {
-    /// `max_length` bounds one sequence; no group exceeds [`Self::max_tokens`].
-    pub fn new(num_threads: usize, max_length: usize) -> Self {
+    /// `max_length` bounds one sequence; groups aim for `group_tokens`, and none exceeds [`Self::max_tokens`].
+    pub fn new(num_threads: usize, max_length: usize, group_tokens: usize) -> Self {
         Self {
             num_threads,
-            max_tokens: max_length.max(GROUP_TOKENS * 4 / 3),
+            group_tokens,
+            max_tokens: max_length.max(group_tokens * 4 / 3),
             order: Vec::new(),
             group_of: Vec::new(),
             loads: Vec::new(),
@@ -71,8 +74,10 @@ impl Groups {
         self.order.extend(0..num_sequences as u32);
         self.order.sort_unstable_by_key(|&i| (std::cmp::Reverse(len(i)), i));
 
-        let num_groups =
-            num_tokens.div_ceil(GROUP_TOKENS).next_multiple_of(self.num_threads).min(num_sequences);
+        let num_groups = num_tokens
+            .div_ceil(self.group_tokens)
+            .next_multiple_of(self.num_threads)
+            .min(num_sequences);
         self.loads.clear();
         self.loads.resize(num_groups, Load::default());
         self.group_of.clear();
@@ -132,7 +137,7 @@ mod tests {
             lens in prop::collection::vec(1usize..=512, 0..200),
             num_threads in 1usize..9,
         ) {
-            let mut groups = Groups::new(num_threads, 512);
+            let mut groups = Groups::new(num_threads, 512, GROUP_TOKENS);
             groups.deal(&cu_seqlens(&lens), 2304);
             let mut seen = vec![0; lens.len()];
             for i in 0..groups.len() {
@@ -147,7 +152,7 @@ mod tests {
 
     #[test]
     fn twenty_documents_keep_two_threads_equally_busy() {
-        let mut groups = Groups::new(2, 512);
+        let mut groups = Groups::new(2, 512, GROUP_TOKENS);
         groups.deal(&cu_seqlens(&[128; 20]), 2304);
         // As the threads do: whoever is free takes the next group.
         let mut busy = [0; 2];

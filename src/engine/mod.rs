@@ -50,6 +50,18 @@ pub enum Epilogue {
     BiasTanh,
 }
 
+/// What a gated feed-forward layer does with the half of its columns that gates the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// As [`Epilogue::BiasGelu`].
+    Gelu,
+    /// As [`Epilogue::BiasGeluTanh`].
+    GeluTanh,
+    /// `x / (1 + e^-x)`
+    Silu,
+    Relu,
+}
+
 /// Which tokens of a sequence ask in an attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queries {
@@ -59,6 +71,51 @@ pub enum Queries {
     First,
 }
 
+/// Which keys a query sees, counted in tokens from its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// So many before it.
+    pub left: usize,
+    /// So many after it.
+    pub right: usize,
+}
+
+impl Window {
+    /// No bound: positions stay far below, and sums with them do not overflow.
+    const UNBOUNDED: usize = 1 << 30;
+    /// Every key of the sequence.
+    pub const ALL: Self = Self { left: Self::UNBOUNDED, right: Self::UNBOUNDED };
+    /// The keys up to the query's own.
+    pub const CAUSAL: Self = Self { left: Self::UNBOUNDED, right: 0 };
+
+    /// The keys at most `distance` away.
+    pub fn around(distance: usize) -> Self {
+        Self { left: distance, right: distance }
+    }
+}
+
+/// What an attention computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionKind {
+    pub queries: Queries,
+    pub num_heads: usize,
+    /// Heads of keys and values; each serves `num_heads / num_kv_heads` heads of queries.
+    pub num_kv_heads: usize,
+    pub window: Window,
+}
+
+impl AttentionKind {
+    /// Every key for every query, and keys for every head.
+    pub fn full(queries: Queries, num_heads: usize) -> Self {
+        Self { queries, num_heads, num_kv_heads: num_heads, window: Window::ALL }
+    }
+
+    /// Heads in a row of queries, keys and values.
+    pub fn num_row_heads(&self) -> usize {
+        self.num_heads + 2 * self.num_kv_heads
+    }
+}
+
 /// How a sequence's rows become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
@@ -66,6 +123,8 @@ pub enum Pooling {
     Cls,
     /// The mean over all tokens.
     Mean,
+    /// The row of the last token.
+    Last,
 }
 
 /// `out = x * weight^T + bias`; the weight is `[n, k]` as checkpoints store it.
@@ -77,15 +136,49 @@ pub struct LinearInit<'a> {
     pub k: usize,
 }
 
-/// A layer norm over rows as wide as `gamma`.
+/// What a norm takes from a row before it scales it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// The mean: a layer norm.
+    Layer,
+    /// Nothing: the root of the mean square alone counts.
+    Rms,
+}
+
+/// A norm over rows as wide as `gamma`; `beta` is as wide, or empty for none.
 #[derive(Debug, Clone, Copy)]
 pub struct NormInit<'a> {
+    pub kind: NormKind,
     pub gamma: &'a [f32],
     pub beta: &'a [f32],
     pub eps: f32,
 }
 
-/// The three tables whose rows are added for a token, each `[rows, hidden_size]`.
+/// Rotary positions: angle `position * inverse_frequencies[i]` for the pair `(i, i + head_dim / 2)` of a head.
+#[derive(Debug, Clone, Copy)]
+pub struct RopeInit<'a> {
+    /// `[head_dim / 2]`; head_dim is a multiple of [`ROPE_HEAD_DIM`].
+    pub inverse_frequencies: &'a [f64],
+    pub max_positions: usize,
+}
+
+/// Halves of heads are whole vectors of every instruction set.
+pub const ROPE_HEAD_DIM: usize = 32;
+/// A warp of eight columns a thread.
+pub const MAX_HEAD_DIM: usize = 256;
+
+impl RopeInit<'_> {
+    /// Cosines and sines, each `[max_positions, head_dim / 2]`. Made in f64: f32 angles near 8,000 lie 5e-4 apart.
+    pub(crate) fn tables(&self) -> (Vec<f32>, Vec<f32>) {
+        let angles = (0..self.max_positions).flat_map(|position| {
+            self.inverse_frequencies.iter().map(move |frequency| position as f64 * frequency)
+        });
+        angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
+    }
+}
+
+/// The tables whose rows are added for a token, each `[rows, hidden_size]`; `types` and `positions` may be
+/// empty, and then add nothing.
 #[derive(Debug)]
 pub struct EmbeddingsInit {
     pub words: Vec<f32>,
@@ -111,6 +204,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     type Linear: Debug + Send + Sync;
     type Norm: Debug + Send + Sync;
     type Embeddings: Debug + Send + Sync;
+    type Rope: Debug + Send + Sync;
     /// Activation rows: capacity fixed at load, row count set by the operation that fills them.
     type Rows: Debug + Send;
     /// Workspace of attention.
@@ -129,6 +223,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     }
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Self::Norm, DeviceError>;
     fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Self::Embeddings, DeviceError>;
+    fn prepare_rope(&self, init: &RopeInit<'_>) -> Result<Self::Rope, DeviceError>;
     fn rows(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
     /// Rows in f32, for what [`Backend::classify`] gives.
     fn logits(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
@@ -143,25 +238,61 @@ pub trait Backend: Debug + Send + Sync + 'static {
         out: &mut Self::Rows,
     );
 
+    /// `out[t] = word` for each token of the batch: the residual stream of a model that norms later.
+    fn embed(&self, batch: &Self::Batch, embeddings: &Self::Embeddings, out: &mut Self::Rows);
+
     fn linear(&self, x: &Self::Rows, w: &Self::Linear, epilogue: Epilogue, out: &mut Self::Rows);
+
+    /// A linear layer whose result is the residual stream; the weight is a precise one.
+    fn project(&self, x: &Self::Rows, w: &Self::Linear, out: &mut Self::Rows);
+
+    /// `out = gate(x[..width]) * x[width..]` in rows of x, which are twice as wide as those of `out`.
+    fn gated_activation(&self, x: &Self::Rows, gate: Gate, out: &mut Self::Rows);
+
+    /// Norms each head of queries, and each of keys, in each row of `qkv` by itself; the norms are RMS norms as wide
+    /// as a head, a multiple of [`ROPE_HEAD_DIM`] up to [`MAX_HEAD_DIM`].
+    fn head_norm(
+        &self,
+        qkv: &mut Self::Rows,
+        queries: &Self::Norm,
+        keys: &Self::Norm,
+        kind: &AttentionKind,
+    );
+
+    /// Rotates the heads of queries and keys in each row of `qkv` by the position of its token.
+    fn rotate(
+        &self,
+        qkv: &mut Self::Rows,
+        batch: &Self::Batch,
+        rope: &Self::Rope,
+        kind: &AttentionKind,
+    );
 
     /// The last, narrow linear layer: `out` are [`Backend::logits`], never rounded below f32.
     fn classify(&self, x: &Self::Rows, w: &Self::Linear, out: &mut Self::Rows);
 
-    /// Softmax attention within each sequence. Rows of `qkv` are `[query, key, value]`, the query already
-    /// multiplied by [`query_scale`].
+    /// Softmax attention within each sequence. Rows of `qkv` are `[query heads, key heads, value heads]`, the
+    /// queries already multiplied by [`query_scale`].
     fn attention(
         &self,
         qkv: &Self::Rows,
         batch: &Self::Batch,
-        queries: Queries,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Self::Scratch,
         out: &mut Self::Rows,
     );
 
     /// `hidden = norm(hidden + update)`.
     fn residual_norm(&self, hidden: &mut Self::Rows, update: &Self::Rows, norm: &Self::Norm);
+
+    /// `hidden += update`, if there is one, and `out = norm(hidden)`: for models that norm what enters a layer.
+    fn pre_norm(
+        &self,
+        hidden: &mut Self::Rows,
+        update: Option<&Self::Rows>,
+        norm: &Self::Norm,
+        out: &mut Self::Rows,
+    );
 
     /// One row a sequence.
     fn pool(

@@ -11,8 +11,11 @@ pub struct Packed {
     pub token_type_ids: Vec<u32>,
     /// `[num_tokens]`: counts from 0 in each sequence.
     pub position_ids: Vec<u32>,
-    /// `[num_sequences + 1]`, ascending, first 0, last `num_tokens`.
+    /// `[num_sequences + 1]`, ascending, first `trunk_len`, last `num_tokens`.
     pub cu_seqlens: Vec<u32>,
+    /// Rows at the beginning that all sequences have before their own, stored once: only where attention is causal,
+    /// so that no row of them depends on what follows.
+    pub trunk_len: usize,
 }
 
 impl Packed {
@@ -24,6 +27,7 @@ impl Packed {
             token_type_ids: Vec::with_capacity(num_tokens),
             position_ids: Vec::with_capacity(num_tokens),
             cu_seqlens,
+            trunk_len: 0,
         }
     }
 
@@ -37,13 +41,38 @@ impl Packed {
         self.cu_seqlens.push(self.input_ids.len() as u32);
     }
 
-    /// Appends sequence `i` of another batch.
+    /// Appends sequence `i` of another batch, without what the trunk has of it.
     pub fn push_sequence(&mut self, other: &Self, i: usize) {
         let rows = other.rows(i);
+        self.push_rows(other, rows.start + self.trunk_len..rows.end);
+        self.cu_seqlens.push(self.input_ids.len() as u32);
+    }
+
+    /// Makes the first `len` tokens of sequence `i` of another batch the trunk of this one, which is empty.
+    pub fn begin_with_trunk(&mut self, other: &Self, i: usize, len: usize) {
+        debug_assert!(self.input_ids.is_empty(), "a trunk comes first");
+        let begin = other.rows(i).start;
+        self.push_rows(other, begin..begin + len);
+        self.cu_seqlens[0] = len as u32;
+        self.trunk_len = len;
+    }
+
+    /// How many tokens these sequences begin with alike. Each keeps one of its own at least.
+    pub fn common_prefix(&self, members: &[u32]) -> usize {
+        let ids = |i: u32| &self.input_ids[self.rows(i as usize)];
+        let Some((first, rest)) = members.split_first() else { return 0 };
+        let first = ids(*first);
+        rest.iter().fold(first.len().saturating_sub(1), |len, i| {
+            let other = ids(*i);
+            let alike = first[..len].iter().zip(other).take_while(|(a, b)| a == b).count();
+            alike.min(other.len().saturating_sub(1))
+        })
+    }
+
+    fn push_rows(&mut self, other: &Self, rows: std::ops::Range<usize>) {
         self.input_ids.extend_from_slice(&other.input_ids[rows.clone()]);
         self.token_type_ids.extend_from_slice(&other.token_type_ids[rows.clone()]);
         self.position_ids.extend_from_slice(&other.position_ids[rows]);
-        self.cu_seqlens.push(self.input_ids.len() as u32);
     }
 
     pub fn clear(&mut self) {
@@ -52,6 +81,7 @@ impl Packed {
         self.position_ids.clear();
         self.cu_seqlens.clear();
         self.cu_seqlens.push(0);
+        self.trunk_len = 0;
     }
 
     pub fn num_tokens(&self) -> usize {

@@ -5,7 +5,10 @@
 use super::cpu::Cpu;
 use super::cuda::Cuda;
 use super::packed::Packed;
-use super::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use super::{
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, NormKind,
+    Pooling, Queries, RopeInit, Window,
+};
 use crate::error::DeviceError;
 
 /// Lengths on both sides of the tiles' edges, and a sequence of one token.
@@ -101,6 +104,27 @@ impl Shape {
     }
 }
 
+/// Results so far, and where they are computed.
+struct Kept<'a, B: Backend> {
+    b: &'a B,
+    results: Vec<Values>,
+}
+
+impl<B: Backend> Kept<'_, B> {
+    fn keep(
+        &mut self,
+        operation: &str,
+        rows: &B::Rows,
+        num_rows: usize,
+        width: usize,
+    ) -> Result<(), DeviceError> {
+        let mut values = vec![0.0; num_rows * width];
+        self.b.read(rows, &mut values)?;
+        self.results.push(Values { operation: format!("{operation}, width {width}"), values });
+        Ok(())
+    }
+}
+
 /// One layer's operations, each with its result.
 fn run<B: Backend>(
     b: &B,
@@ -112,18 +136,11 @@ fn run<B: Backend>(
     // A device rounds the batch up to one of its sizes.
     let max_rows = 2 * shape.num_tokens;
     let rows = |width| b.rows(max_rows, width);
-    let mut results = Vec::new();
-    let mut keep = |operation: String, rows: &B::Rows, num_rows: usize, width: usize| {
-        let mut values = vec![0.0; num_rows * width];
-        b.read(rows, &mut values)?;
-        results.push(Values { operation: format!("{operation}, width {width}"), values });
-        Ok::<_, DeviceError>(())
-    };
-
+    let mut kept = Kept { b, results: Vec::new() };
     let norm = norm(b, width)?;
     let mut hidden = rows(width)?;
     b.embed_norm(batch, &embeddings(b, width)?, &norm, &mut hidden);
-    keep("embedding and norm".into(), &hidden, shape.num_tokens, width)?;
+    kept.keep("embedding and norm", &hidden, shape.num_tokens, width)?;
 
     let mut wide = rows(2 * width)?;
     let up = linear(b, 2 * width, width, 3)?;
@@ -135,35 +152,86 @@ fn run<B: Backend>(
         Epilogue::BiasTanh,
     ] {
         b.linear(&hidden, &up, epilogue, &mut wide);
-        keep(format!("linear, {epilogue:?}"), &wide, shape.num_tokens, 2 * width)?;
+        kept.keep(&format!("linear, {epilogue:?}"), &wide, shape.num_tokens, 2 * width)?;
     }
 
     let (mut qkv, mut context) = (rows(3 * width)?, rows(width)?);
     let mut scratch = b.scratch(LENS.into_iter().max().unwrap_or(1), head_dim)?;
     b.linear(&hidden, &linear(b, 3 * width, width, 4)?, Epilogue::Bias, &mut qkv);
     for queries in [Queries::First, Queries::All] {
-        b.attention(&qkv, batch, queries, num_heads, &mut scratch, &mut context);
+        let kind = AttentionKind::full(queries, num_heads);
+        b.attention(&qkv, batch, &kind, &mut scratch, &mut context);
         let num_rows = match queries {
             Queries::First => shape.num_sequences,
             Queries::All => shape.num_tokens,
         };
         let operation = format!("attention, heads of {head_dim}, {queries:?}");
-        keep(operation, &context, num_rows, width)?;
+        kept.keep(&operation, &context, num_rows, width)?;
     }
+    run_rotary(&mut kept, batch, shape, (head_dim, num_heads), &hidden)?;
     b.residual_norm(&mut hidden, &context, &norm);
-    keep("residual and norm".into(), &hidden, shape.num_tokens, width)?;
+    kept.keep("residual and norm", &hidden, shape.num_tokens, width)?;
 
     let mut pooled = rows(width)?;
-    for pooling in [Pooling::Cls, Pooling::Mean] {
+    for pooling in [Pooling::Cls, Pooling::Mean, Pooling::Last] {
         b.pool(&hidden, batch, pooling, &mut pooled);
-        keep(format!("pooling, {pooling:?}"), &pooled, shape.num_sequences, width)?;
+        kept.keep(&format!("pooling, {pooling:?}"), &pooled, shape.num_sequences, width)?;
     }
     b.normalize(&mut pooled);
-    keep("normalize".into(), &pooled, shape.num_sequences, width)?;
+    kept.keep("normalize", &pooled, shape.num_sequences, width)?;
     let mut logits = b.logits(max_rows, 2)?;
     b.classify(&pooled, &linear(b, 2, width, 5)?, &mut logits);
-    keep("classify".into(), &logits, shape.num_sequences, 2)?;
-    Ok(results)
+    kept.keep("classify", &logits, shape.num_sequences, 2)?;
+    Ok(kept.results)
+}
+
+/// The operations of models with rotary positions and gates, each with its result.
+fn run_rotary<B: Backend>(
+    kept: &mut Kept<'_, B>,
+    batch: &B::Batch,
+    shape: Shape,
+    (head_dim, num_heads): (usize, usize),
+    x: &B::Rows,
+) -> Result<(), DeviceError> {
+    let (b, width) = (kept.b, head_dim * num_heads);
+    let rows = |width| b.rows(2 * shape.num_tokens, width);
+    let (mut qkv, mut context) = (rows(3 * width)?, rows(width)?);
+    let mut scratch = b.scratch(LENS.into_iter().max().unwrap_or(1), head_dim)?;
+    let frequencies: Vec<f64> = (0..head_dim / 2).map(|i| 0.9 / (1 + i) as f64).collect();
+    let rope = RopeInit { inverse_frequencies: &frequencies, max_positions: LENS.iter().sum() };
+    let head_norm = |seed| {
+        let gamma: Vec<f32> = values(seed, head_dim).into_iter().map(|x| x + 1.0).collect();
+        let init = NormInit { kind: NormKind::Rms, gamma: &gamma, beta: &[], eps: 1e-6 };
+        b.prepare_norm(&init)
+    };
+    for window in [Window::CAUSAL, Window::around(16)] {
+        let kind = AttentionKind { window, ..AttentionKind::full(Queries::All, num_heads) };
+        b.linear(x, &linear(b, 3 * width, width, 4)?, Epilogue::Bias, &mut qkv);
+        b.head_norm(&mut qkv, &head_norm(10)?, &head_norm(11)?, &kind);
+        b.rotate(&mut qkv, batch, &b.prepare_rope(&rope)?, &kind);
+        b.attention(&qkv, batch, &kind, &mut scratch, &mut context);
+        let operation = format!("rotary attention, heads of {head_dim}, {window:?}");
+        kept.keep(&operation, &context, shape.num_tokens, width)?;
+    }
+    let mut sum = rows(width)?;
+    b.embed(batch, &embeddings(b, width)?, &mut sum);
+    kept.keep("embedding", &sum, shape.num_tokens, width)?;
+    b.linear(x, &linear(b, width, width, 6)?, Epilogue::Bias, &mut sum);
+    for kind in [NormKind::Layer, NormKind::Rms] {
+        let gamma = values(9, width);
+        let norm = b.prepare_norm(&NormInit { kind, gamma: &gamma, beta: &[], eps: 1e-5 })?;
+        let mut normed = rows(width)?;
+        b.pre_norm(&mut sum, Some(&context), &norm, &mut normed);
+        kept.keep(&format!("norm before a layer, {kind:?}"), &normed, shape.num_tokens, width)?;
+    }
+    let mut wide = rows(2 * width)?;
+    b.linear(x, &linear(b, 2 * width, width, 3)?, Epilogue::Bias, &mut wide);
+    for gate in [Gate::Gelu, Gate::GeluTanh, Gate::Silu, Gate::Relu] {
+        let mut gated = rows(width)?;
+        b.gated_activation(&wide, gate, &mut gated);
+        kept.keep(&format!("gated activation, {gate:?}"), &gated, shape.num_tokens, width)?;
+    }
+    Ok(())
 }
 
 /// Values in [-1, 1) that depend on nothing but `seed`.
@@ -186,7 +254,7 @@ fn linear<B: Backend>(b: &B, n: usize, k: usize, seed: u64) -> Result<B::Linear,
 
 fn norm<B: Backend>(b: &B, width: usize) -> Result<B::Norm, DeviceError> {
     let (gamma, beta) = (values(1, width), values(2, width));
-    b.prepare_norm(&NormInit { gamma: &gamma, beta: &beta, eps: 1e-12 })
+    b.prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &gamma, beta: &beta, eps: 1e-12 })
 }
 
 fn embeddings<B: Backend>(b: &B, width: usize) -> Result<B::Embeddings, DeviceError> {

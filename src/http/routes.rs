@@ -10,15 +10,18 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use uuid::Uuid;
 
-use super::body;
+use super::account::Account;
+use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
+use crate::api::usage::{self, UsageFacts};
 use crate::api::{self, Dialect, Parsed, Rejected, Reply};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::request::{RerankResponse, Stamps};
 use crate::rerank::{self, Service};
+use crate::tenant::{Tenant, Tenants};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -33,6 +36,8 @@ pub(super) struct App {
     pub(super) serving: Arc<OnceLock<Serving>>,
     pub(super) server: ServerFacts,
     pub(super) limits: api::Limits,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) bodies: body::Bounds,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
 }
@@ -49,27 +54,59 @@ impl App {
         self.serving.get().ok_or_else(|| rerank::unavailable(State::Starting))
     }
 
-    fn models(&self) -> &[ModelFacts] {
-        self.serving.get().map_or(&[], |serving| std::slice::from_ref(&serving.model))
+    /// The models a tenant may use.
+    fn models(&self, tenant: &Tenant) -> &[ModelFacts] {
+        match self.serving.get() {
+            Some(Serving { model, .. })
+                if tenant.may_use(|allowed| info::names(model).any(|name| name == allowed)) =>
+            {
+                std::slice::from_ref(model)
+            }
+            _ => &[],
+        }
     }
 
-    fn metrics_page(&self) -> String {
+    /// Whoever may scrape sees the server; an admin's key sees its tenants too.
+    fn metrics_page(&self, caller: &Caller) -> String {
         let load = self.serving.get().map(|serving| serving.service.load()).unwrap_or_default();
-        self.metrics.render(load, self.health.is_ready())
+        let mut text = self.metrics.render(load, self.health.is_ready());
+        if caller.as_ref().is_ok_and(|tenant| tenant.is_admin) {
+            let all = self.tenants.all();
+            let counts = all.iter().map(|tenant| (tenant.name.clone(), tenant.counts()));
+            text += &metrics::tenant_page(&counts.collect::<Vec<_>>());
+        }
+        text
+    }
+
+    /// What the caller has used; of everybody, if it may see that.
+    fn usage(&self, caller: &Tenant) -> Reply {
+        let facts =
+            |tenant: &Tenant| UsageFacts { tenant: tenant.name.clone(), counts: tenant.counts() };
+        let since = self.server.started_unix_seconds;
+        if caller.is_admin {
+            let all = self.tenants.all();
+            usage::all(&all.iter().map(|tenant| facts(tenant)).collect::<Vec<_>>(), since)
+        } else {
+            usage::own(&facts(caller), since)
+        }
     }
 }
+
+/// Whose key came with the request, or why none counts.
+type Caller = Result<Arc<Tenant>, Error>;
 
 /// Answers one request.
 pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let received = clock::now();
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
+    let caller = app.tenants.find(api::credentials(request.headers()));
     let (route, reply) = match method {
-        Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path)),
+        Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path, &caller)),
         Method::POST if api::route(&path).is_some() => {
-            ("score", score(&app, request, &path, Stamps::at(received)).await)
+            ("score", score(&app, request, &path, Stamps::at(received), caller).await)
         }
-        Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(true)),
+        Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(caller.is_ok())),
         _ => ("none", nowhere(&request, &path)),
     };
     app.metrics.answered(route, reply.status.as_u16());
@@ -83,13 +120,14 @@ pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Respons
 fn side_route(path: &str) -> &'static str {
     match path {
         "/metrics" => "metrics",
-        "/info" | "/version" => "info",
+        "/info" | "/version" | "/v1/usage" => "info",
         _ if path.starts_with("/v1/models") => "info",
         _ => "health",
     }
 }
 
-fn side_call(app: &App, method: &Method, path: &str) -> Reply {
+/// Probes, metrics and the version are for everybody; the rest is for those with a key.
+fn side_call(app: &App, method: &Method, path: &str, caller: &Caller) -> Reply {
     let trimmed = path.trim_end_matches('/');
     match trimmed {
         // Live: the process answers. A restart would not help a model that is still loading.
@@ -99,14 +137,16 @@ fn side_call(app: &App, method: &Method, path: &str) -> Reply {
         "" | "/health" | "/healthz" | "/ping" | "/ready" | "/readyz" | "/v1/health/ready"
         | "/v2/health/ready" => ready(app, info::healthy),
         "/version" => info::version(&app.server),
-        "/info" => match app.serving() {
-            Ok(serving) => info::info(&serving.model, &app.server),
-            Err(error) => info::unhealthy(&error),
-        },
-        "/v1/models" | "/models" => info::models(app.models()),
-        "/metrics" => page("text/plain; version=0.0.4", app.metrics_page()),
+        "/metrics" => page("text/plain; version=0.0.4", app.metrics_page(caller)),
+        "/info" | "/v1/models" | "/models" | "/v1/usage" => {
+            keyed(path, caller, |tenant| match trimmed {
+                "/info" => about(app, path, tenant),
+                "/v1/usage" => app.usage(tenant),
+                _ => info::models(app.models(tenant)),
+            })
+        }
         _ => match trimmed.strip_prefix("/v1/models/") {
-            Some(name) => model(app, path, name),
+            Some(name) => keyed(path, caller, |tenant| model(app, path, name, tenant)),
             None if api::route(path).is_some() => {
                 let error = Error::Method { method: method.to_string(), path: path.to_owned() };
                 api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
@@ -123,8 +163,27 @@ fn ready(app: &App, well: impl Fn() -> Reply) -> Reply {
     }
 }
 
-fn model(app: &App, path: &str, name: &str) -> Reply {
-    let models = app.models();
+/// What only a caller with a key gets.
+fn keyed(path: &str, caller: &Caller, reply: impl FnOnce(&Tenant) -> Reply) -> Reply {
+    match caller {
+        Ok(tenant) => reply(tenant),
+        Err(error) => api::dialect_at(path, &http::HeaderMap::new()).error(error, ""),
+    }
+}
+
+fn about(app: &App, path: &str, tenant: &Tenant) -> Reply {
+    match (app.serving(), app.models(tenant)) {
+        (Ok(_), [model, ..]) => info::info(model, &app.server),
+        (Ok(_), []) => {
+            let error = Error::Forbidden("this API key may not use the model here".into());
+            api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+        }
+        (Err(error), _) => info::unhealthy(&error),
+    }
+}
+
+fn model(app: &App, path: &str, name: &str, tenant: &Tenant) -> Reply {
+    let models = app.models(tenant);
     info::model(models, name).unwrap_or_else(|| {
         let served = models.first().map_or_else(String::new, |model| model.name.clone());
         let error = Error::UnknownModel { name: name.to_owned(), served };
@@ -155,44 +214,82 @@ fn page(content_type: &'static str, text: String) -> Reply {
     Reply { status: StatusCode::OK, headers, body: text.into_bytes() }
 }
 
-/// A scoring request, from its body to its reply in its own dialect.
-async fn score(app: &App, request: Request<Incoming>, path: &str, mut stamps: Stamps) -> Reply {
+/// A scoring request, from its head to its reply in its own dialect.
+async fn score(
+    app: &App,
+    request: Request<Incoming>,
+    path: &str,
+    mut stamps: Stamps,
+    caller: Caller,
+) -> Reply {
+    let mut account = Account::open(&app.metrics);
     let headers = request.headers().clone();
     let fallback_id = Uuid::new_v4().to_string();
-    let body = match body::read(request, app.server.max_body_bytes).await {
-        Ok(body) => body,
-        Err(error) => return refuse(&*api::dialect_at(path, &headers), &error, &fallback_id),
+    // The bytes are held as long as the texts made of them.
+    let (tenant, Body { bytes, held: _held }) = match read(app, request, caller, &mut account).await
+    {
+        Ok(read) => read,
+        Err(error) => {
+            return refuse(account, &*api::dialect_at(path, &headers), &error, &fallback_id);
+        }
     };
     let incoming = api::Incoming {
         path,
         headers: &headers,
-        body: &body,
+        body: &bytes,
         fallback_id: &fallback_id,
         unix_seconds: clock::unix_seconds(),
     };
     let parse = || api::parse(&incoming, &app.limits);
     let parsed =
-        if body.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
+        if bytes.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
     let Parsed { request, dialect } = match parsed {
         Ok(parsed) => parsed,
         Err(Rejected { error, dialect, request_id }) => {
-            app.metrics.refused(&error);
-            return refuse(&*dialect, &error, &request_id);
+            return refuse(account, &*dialect, &error, &request_id);
         }
     };
+    drop(bytes);
     stamps.parsed = clock::now();
     let id = request.id.clone();
     let scored = match app.serving() {
-        Ok(serving) => serving.service.rerank(request, stamps).await,
+        Ok(serving) => serving.service.rerank(request, stamps, &tenant).await,
         Err(error) => Err(error),
     };
     match scored {
-        Ok(response) => accept(&*dialect, &response),
-        Err(error) => refuse(&*dialect, &error, &id),
+        Ok(response) => accept(account, &*dialect, &response, &tenant.name),
+        Err(error) => refuse(account, &*dialect, &error, &id),
     }
 }
 
-fn accept(dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
+/// The body of a request whose key is known. Of strangers none is looked at, so their refusal is in the dialect
+/// of the path.
+async fn read(
+    app: &App,
+    request: Request<Incoming>,
+    caller: Caller,
+    account: &mut Account<'_>,
+) -> Result<(Arc<Tenant>, Body), Error> {
+    match caller {
+        Ok(tenant) => {
+            account.belongs_to(&tenant);
+            let body = body::read(request, &app.bodies).await?;
+            Ok((tenant, body))
+        }
+        Err(error) => {
+            body::discard(request, &app.bodies);
+            Err(error)
+        }
+    }
+}
+
+fn accept(
+    account: Account<'_>,
+    dialect: &dyn Dialect,
+    response: &RerankResponse,
+    tenant: &str,
+) -> Reply {
+    account.answered(response);
     let mut reply = dialect.reply(response);
     let stages = response.stamps.stages();
     let mut timing = String::with_capacity(120);
@@ -203,6 +300,7 @@ fn accept(dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
     }
     tracing::info!(
         request_id = response.id,
+        tenant,
         model = response.model,
         documents = response.results.len(),
         tokens = response.prompt_tokens,
@@ -214,7 +312,8 @@ fn accept(dialect: &dyn Dialect, response: &RerankResponse) -> Reply {
     reply
 }
 
-fn refuse(dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+fn refuse(account: Account<'_>, dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+    account.refused(error);
     let mut reply = dialect.error(error, request_id);
     let status = reply.status.as_u16();
     if status >= 500 {

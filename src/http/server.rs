@@ -1,38 +1,43 @@
 //! The accept loop: connections within bounds, and a drain that loses nothing.
 
-use std::convert::Infallible;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::io::{Error, Result};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
 
-use super::routes::{App, Serving, handle};
+use super::activity::Timeouts;
+use super::address::{Address, Listener};
+use super::body::{Bounds, Budget};
+use super::connection::{self, Shared};
+use super::routes::{App, Serving};
+use super::tls::{Tls, TlsFiles};
 use crate::api;
 use crate::api::info::ServerFacts;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::tenant::Tenants;
 
-/// Request heads arrive at once from any client worth waiting for.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// While load balancers learn from the readiness probe that this server is leaving, it still accepts.
-const LAME_DUCK: Duration = Duration::from_millis(500);
-
-/// Requests one HTTP/2 client may have open on a connection: admission bounds the rest.
-const MAX_CONCURRENT_STREAMS: u32 = 256;
+/// Connections the system holds for us; what tokio asks it for.
+const SYSTEM_QUEUE: usize = 1024;
 
 /// Bounds of the server.
 #[derive(Debug, Clone)]
 pub struct Options {
+    pub address: Address,
+    /// `None`: plain text.
+    pub tls: Option<TlsFiles>,
     pub server: ServerFacts,
+    pub tenants: Arc<Tenants>,
+    /// Of all bodies that are being read or worked on.
+    pub max_total_body_bytes: usize,
     pub max_connections: usize,
+    pub timeouts: Timeouts,
+    /// While load balancers learn from the readiness probe that this server is leaving, it still accepts.
+    pub drain_delay: Duration,
     pub drain_timeout: Duration,
 }
 
@@ -40,34 +45,43 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Server {
     app: Arc<App>,
-    listener: TcpListener,
+    listener: Listener,
+    tls: Option<Tls>,
+    options: Options,
     connections: Arc<Semaphore>,
     health: Arc<Health>,
-    drain_timeout: Duration,
 }
 
 impl Server {
     /// Takes the address; requests wait in the system's queue until [`run`](Self::run).
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// The address is taken or not ours, or the certificate cannot be used.
     pub async fn bind(
-        listen: SocketAddr,
         options: Options,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
-    ) -> std::io::Result<Self> {
-        let limits = api::Limits { max_documents: options.server.max_documents };
-        let Options { server, max_connections, drain_timeout } = options;
-        let serving = Arc::default();
-        let app = App { serving, server, limits, metrics, health: Arc::clone(&health) };
-        Ok(Self {
-            app: Arc::new(app),
-            listener: TcpListener::bind(listen).await?,
-            connections: Arc::new(Semaphore::new(max_connections)),
-            health,
-            drain_timeout,
-        })
+    ) -> Result<Self> {
+        let tls = options.tls.clone().map(Tls::load).transpose()?;
+        let listener = Listener::bind(&options.address).await.map_err(|e| {
+            Error::new(e.kind(), format!("cannot listen on {}: {e}", options.address))
+        })?;
+        let bodies = Bounds {
+            max_bytes: options.server.max_body_bytes,
+            timeout: options.timeouts.body,
+            budget: Budget::new(options.max_total_body_bytes),
+        };
+        let app = App {
+            serving: Arc::default(),
+            server: options.server.clone(),
+            limits: api::Limits { max_documents: options.server.max_documents },
+            tenants: Arc::clone(&options.tenants),
+            bodies,
+            metrics,
+            health: Arc::clone(&health),
+        };
+        let connections = Arc::new(Semaphore::new(options.max_connections));
+        Ok(Self { app: Arc::new(app), listener, tls, options, connections, health })
     }
 
     /// Where the model goes once it is loaded; until then scoring is answered 503.
@@ -77,80 +91,76 @@ impl Server {
 
     /// # Errors
     /// The system does not know the address of its own socket.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> Result<Address> {
+        self.listener.address()
     }
 
     /// Serves until `stop` is ready, then drains: readiness goes first, accepted requests are answered, and
     /// the function returns when the last connection is closed or the drain timeout has passed.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let graceful = GracefulShutdown::new();
-        tokio::pin!(stop);
-        self.accept_until(&mut stop, &graceful).await;
+        // Told to every connection; those that are not waited for see it dropped.
+        let (leave, leaving) = watch::channel(false);
+        let shared = Shared {
+            app: Arc::clone(&self.app),
+            tls: self.tls.clone(),
+            timeouts: self.options.timeouts,
+            leaving,
+        };
+        let follow_files = async {
+            match self.tls.clone() {
+                Some(tls) => tls.follow_files().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.accept_until(stop, &shared) => {}
+            () = follow_files => {}
+        }
         self.health.drain();
         tracing::info!("draining");
-        let lame_duck = tokio::time::sleep(LAME_DUCK);
-        tokio::pin!(lame_duck);
-        self.accept_until(&mut lame_duck, &graceful).await;
-        if tokio::time::timeout(self.drain_timeout, graceful.shutdown()).await.is_err() {
+        self.accept_until(sleep(self.options.drain_delay), &shared).await;
+        // Whoever the system let in already is in.
+        for _ in 0..SYSTEM_QUEUE {
+            if timeout(Duration::ZERO, self.accept(&shared)).await.is_err() {
+                break;
+            }
+        }
+        // The receivers are the connections; without one there is nobody to tell.
+        let _ = leave.send(true);
+        drop(self.listener);
+        let all = u32::try_from(self.options.max_connections).unwrap_or(u32::MAX);
+        if timeout(self.options.drain_timeout, self.connections.acquire_many(all)).await.is_err() {
             tracing::warn!("the drain timeout passed with connections still open");
         }
     }
 
-    async fn accept_until(
-        &self,
-        stop: &mut (impl Future<Output = ()> + Unpin),
-        graceful: &GracefulShutdown,
-    ) {
+    async fn accept_until(&self, stop: impl Future<Output = ()>, shared: &Shared) {
+        let mut stop = pin!(stop);
         loop {
-            let accepted = async {
-                match Arc::clone(&self.connections).acquire_owned().await {
-                    Ok(permit) => (self.listener.accept().await, permit),
-                    // The semaphore is never closed.
-                    Err(_) => pending().await,
-                }
-            };
-            let (accepted, permit) = tokio::select! {
-                accepted = accepted => accepted,
-                () = &mut *stop => return,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let connection = graceful.watch(self.connection(stream));
-                    tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(error, "a connection broke off");
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: accepting at once again would only spin.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+            tokio::select! {
+                () = self.accept(shared) => {}
+                () = &mut stop => return,
             }
         }
     }
 
-    /// One connection, HTTP/1.1 or HTTP/2 by its first bytes. Dropping it drops the requests in it: that is
-    /// how a client that leaves cancels them.
-    fn connection(
-        &self,
-        stream: TcpStream,
-    ) -> impl GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static
-    {
-        // Answers are written in one piece, so waiting to fill a packet only adds latency. An error here
-        // means the client is gone already, which the connection finds out by itself.
-        let _ = stream.set_nodelay(true);
-        let app = Arc::clone(&self.app);
-        let service = service_fn(move |request| {
-            let app = Arc::clone(&app);
-            async move { Ok::<_, Infallible>(handle(app, request).await) }
-        });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_CONCURRENT_STREAMS);
-        builder.serve_connection(TokioIo::new(stream), service).into_owned()
+    /// Waits for the next connection and serves it in a task of its own.
+    async fn accept(&self, shared: &Shared) {
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+        match self.listener.accept().await {
+            Ok(stream) => {
+                let connection = connection::serve(shared.clone(), stream);
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: accepting at once again would only spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
     }
 }

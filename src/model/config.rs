@@ -1,66 +1,36 @@
-//! `config.json` of a BERT-family model, checked: no size in it can make a later step panic or run out of memory.
+//! `config.json`, checked: no size in it can make a later step panic or run out of memory.
+//!
+//! What every family has is read here; each family reads the rest from [`Fields`].
 
 use super::head::Activation;
 use super::source::ModelFiles;
-use crate::engine::Epilogue;
+use crate::engine::{Epilogue, Gate};
 use crate::error::ModelError;
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
 
 const FILE: &str = "config.json";
-/// Far above any encoder in use (the largest has 1,024 x 24 layers), far below what overflows a product.
-const MAX_SIZE: usize = 1 << 16;
-const MAX_VOCAB: usize = 1 << 22;
-const MAX_LAYERS: usize = 256;
+/// Far above any encoder in use, far below what overflows a product.
+pub(super) const MAX_SIZE: usize = 1 << 17;
+pub(super) const MAX_VOCAB: usize = 1 << 22;
+pub(super) const MAX_LAYERS: usize = 256;
+/// More names than any classifier has.
+const MAX_LABELS: usize = 1 << 16;
 
-/// The checked configuration.
+/// What every family has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub architecture: String,
-    pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub intermediate_size: usize,
-    pub vocab_size: usize,
-    pub max_position_embeddings: usize,
-    pub type_vocab_size: usize,
-    pub layer_norm_eps: f32,
-    /// The epilogue of the first feed-forward layer.
-    pub hidden_act: Epilogue,
     /// Names of the classifier's outputs, in order.
     pub labels: Vec<String>,
     /// What turns a logit into a score.
     pub activation: Activation,
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    architectures: Option<Vec<String>>,
-    model_type: Option<String>,
-    hidden_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    intermediate_size: Option<usize>,
-    vocab_size: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    type_vocab_size: Option<usize>,
-    layer_norm_eps: Option<f32>,
-    hidden_act: Option<String>,
-    position_embedding_type: Option<String>,
-    num_labels: Option<usize>,
-    id2label: Option<BTreeMap<String, String>>,
-    sentence_transformers: Option<RawSentenceTransformers>,
-    sbert_ce_default_activation_function: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawSentenceTransformers {
-    activation_fn: Option<String>,
+    pub fields: Fields,
 }
 
 impl Config {
     /// # Errors
-    /// The file is missing, is no JSON, lacks a field, or has a value without code here.
+    /// The file is missing, is no JSON object, lacks a field, or has a value without code here.
     pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
         Self::parse(&files.require(FILE)?)
     }
@@ -68,122 +38,211 @@ impl Config {
     /// # Errors
     /// As for [`Self::read`].
     pub fn parse(json: &[u8]) -> Result<Self, ModelError> {
-        let raw: Raw = serde_json::from_slice(json)
+        let fields: Map<String, Value> = serde_json::from_slice(json)
             .map_err(|error| ModelError::invalid(FILE, "json", error.to_string()))?;
-        check_kind(&raw)?;
-        let hidden_size = size("hidden_size", raw.hidden_size, MAX_SIZE)?;
-        let num_attention_heads = size("num_attention_heads", raw.num_attention_heads, MAX_SIZE)?;
-        if !hidden_size.is_multiple_of(num_attention_heads) {
-            let message =
-                format!("{num_attention_heads} heads do not divide hidden_size {hidden_size}");
-            return Err(ModelError::invalid(FILE, "num_attention_heads", message));
-        }
-        let layer_norm_eps = raw.layer_norm_eps.unwrap_or(1e-12);
-        if !(0.0..=1.0).contains(&layer_norm_eps) {
-            let message = format!("{layer_norm_eps} is not between 0 and 1");
-            return Err(ModelError::invalid(FILE, "layer_norm_eps", message));
-        }
-        let labels = labels(raw.num_labels, raw.id2label.as_ref())?;
-        let named = raw
-            .sentence_transformers
-            .and_then(|st| st.activation_fn)
-            .map(|name| ("sentence_transformers.activation_fn", name))
-            .or(raw
-                .sbert_ce_default_activation_function
-                .map(|name| ("sbert_ce_default_activation_function", name)));
-        Ok(Self {
-            architecture: raw.architectures.unwrap_or_default().swap_remove(0),
-            hidden_size,
-            num_hidden_layers: size("num_hidden_layers", raw.num_hidden_layers, MAX_LAYERS)?,
-            num_attention_heads,
-            intermediate_size: size("intermediate_size", raw.intermediate_size, MAX_SIZE)?,
-            vocab_size: size("vocab_size", raw.vocab_size, MAX_VOCAB)?,
-            max_position_embeddings: size(
-                "max_position_embeddings",
-                raw.max_position_embeddings,
-                MAX_SIZE,
-            )?,
-            type_vocab_size: size("type_vocab_size", raw.type_vocab_size.or(Some(2)), MAX_SIZE)?,
-            layer_norm_eps,
-            hidden_act: hidden_act(raw.hidden_act.as_deref())?,
-            activation: activation(named, labels.len())?,
-            labels,
-        })
-    }
-
-    pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
+        let fields = Fields(fields);
+        let architecture = fields.architecture()?.to_owned();
+        fields.check_unquantised()?;
+        let labels = fields.labels()?;
+        let activation = activation(fields.activation_name()?, labels.len())?;
+        Ok(Self { architecture, labels, activation, fields })
     }
 }
 
-fn size(field: &str, value: Option<usize>, max: usize) -> Result<usize, ModelError> {
-    match value {
-        Some(value) if (1..=max).contains(&value) => Ok(value),
-        Some(value) => {
-            let message = format!("{value} is not between 1 and {max}");
-            Err(ModelError::invalid(FILE, field, message))
-        }
-        None => Err(ModelError::invalid(FILE, field, "missing")),
-    }
-}
+/// The members of `config.json`; a null is as good as none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fields(Map<String, Value>);
 
-/// The parts of the configuration that decide whether there is code for the model at all.
-fn check_kind(raw: &Raw) -> Result<(), ModelError> {
-    let architecture = raw.architectures.as_ref().and_then(|names| names.first());
-    if architecture.is_none() {
-        return Err(ModelError::invalid(FILE, "architectures", "missing or empty"));
+impl Fields {
+    /// The value of a field, which may name a member of an object: `rope_parameters.rope_theta`.
+    pub(super) fn get(&self, field: &str) -> Option<&Value> {
+        let mut names = field.split('.');
+        let first = self.0.get(names.next()?)?;
+        let value = names.try_fold(first, |value, name| value.get(name))?;
+        (!value.is_null()).then_some(value)
     }
-    if let Some(kind) = raw.model_type.as_deref().filter(|kind| *kind != "bert") {
-        let message = format!("'{kind}' is not supported; 'bert' is");
-        return Err(ModelError::unsupported(FILE, "model_type", message));
-    }
-    if let Some(kind) = raw.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
-        let message = format!("'{kind}' is not supported; 'absolute' is");
-        return Err(ModelError::unsupported(FILE, "position_embedding_type", message));
-    }
-    Ok(())
-}
 
-fn hidden_act(name: Option<&str>) -> Result<Epilogue, ModelError> {
-    match name.unwrap_or("gelu") {
-        "gelu" => Ok(Epilogue::BiasGelu),
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Epilogue::BiasGeluTanh),
-        "relu" => Ok(Epilogue::BiasRelu),
-        other => {
-            let message = format!(
-                "'{other}' is not supported; gelu, gelu_new, gelu_pytorch_tanh and relu are"
-            );
-            Err(ModelError::unsupported(FILE, "hidden_act", message))
+    /// # Errors
+    /// The field is missing, or not a whole number between 1 and `max`.
+    pub fn size(&self, field: &str, max: usize) -> Result<usize, ModelError> {
+        self.optional_size(field, max)?.ok_or_else(|| ModelError::invalid(FILE, field, "missing"))
+    }
+
+    /// # Errors
+    /// The field is there, but not a whole number between 1 and `max`.
+    pub(super) fn optional_size(
+        &self,
+        field: &str,
+        max: usize,
+    ) -> Result<Option<usize>, ModelError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match value.as_u64().and_then(|value| usize::try_from(value).ok()) {
+            Some(value) if (1..=max).contains(&value) => Ok(Some(value)),
+            _ => {
+                let message = format!("{value} is not a whole number between 1 and {max}");
+                Err(ModelError::invalid(FILE, field, message))
+            }
         }
     }
-}
 
-/// `id2label` names the outputs 0, 1, ...; without it there are `num_labels` of them, or two (the default of
-/// the format).
-fn labels(
-    num_labels: Option<usize>,
-    id2label: Option<&BTreeMap<String, String>>,
-) -> Result<Vec<String>, ModelError> {
-    let num_named = id2label.map(BTreeMap::len);
-    if let (Some(count), Some(named)) = (num_labels, num_named)
-        && count != named
-    {
-        let message = format!("{count}, but id2label names {named}");
-        return Err(ModelError::invalid(FILE, "num_labels", message));
+    /// # Errors
+    /// The field is there, but no number of the range.
+    pub(super) fn number(
+        &self,
+        field: &str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, ModelError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match value.as_f64().filter(|value| range.contains(value)) {
+            Some(value) => Ok(Some(value)),
+            None => {
+                let message =
+                    format!("{value} is not between {} and {}", range.start(), range.end());
+                Err(ModelError::invalid(FILE, field, message))
+            }
+        }
     }
-    let count = size("num_labels", num_named.or(num_labels).or(Some(2)), MAX_SIZE)?;
-    (0..count)
-        .map(|id| match id2label {
-            Some(names) => names.get(&id.to_string()).cloned().ok_or_else(|| {
-                ModelError::invalid(FILE, "id2label", format!("has no name for output {id}"))
-            }),
-            None => Ok(format!("LABEL_{id}")),
-        })
-        .collect()
+
+    /// The small number that keeps a norm from dividing by nothing.
+    ///
+    /// # Errors
+    /// The field is there, but no number between 0 and 1.
+    pub(super) fn eps(&self, field: &str, default: f32) -> Result<f32, ModelError> {
+        Ok(self.number(field, 0.0..=1.0)?.map_or(default, |eps| eps as f32))
+    }
+
+    /// # Errors
+    /// The field is there, but neither true nor false.
+    pub(super) fn flag(&self, field: &str, default: bool) -> Result<bool, ModelError> {
+        let Some(value) = self.get(field) else { return Ok(default) };
+        let wrong = || ModelError::invalid(FILE, field, format!("{value} is not true or false"));
+        value.as_bool().ok_or_else(wrong)
+    }
+
+    /// # Errors
+    /// The field is there, but no text.
+    pub(super) fn text(&self, field: &str) -> Result<Option<&str>, ModelError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let wrong = || ModelError::invalid(FILE, field, format!("{value} is no text"));
+        value.as_str().ok_or_else(wrong).map(Some)
+    }
+
+    /// # Errors
+    /// The field is there and says anything but `only`, for which alone there is code.
+    pub(super) fn check_is(&self, field: &str, only: &str) -> Result<(), ModelError> {
+        match self.text(field)? {
+            Some(other) if other != only => {
+                let message = format!("'{other}' is not supported; '{only}' is");
+                Err(ModelError::unsupported(FILE, field, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Attention heads and the size of each, which together are as wide as a row.
+    ///
+    /// # Errors
+    /// A number that is missing, or that does not divide the row.
+    pub(super) fn heads(&self, field: &str, hidden_size: usize) -> Result<usize, ModelError> {
+        let num_heads = self.size(field, MAX_SIZE)?;
+        if hidden_size.is_multiple_of(num_heads) {
+            return Ok(num_heads);
+        }
+        let message = format!("{num_heads} heads do not divide hidden_size {hidden_size}");
+        Err(ModelError::invalid(FILE, field, message))
+    }
+
+    /// The activation between two linear layers.
+    ///
+    /// # Errors
+    /// One without code.
+    pub(super) fn epilogue(&self, field: &str, default: &str) -> Result<Epilogue, ModelError> {
+        match self.text(field)?.unwrap_or(default) {
+            "gelu" => Ok(Epilogue::BiasGelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Epilogue::BiasGeluTanh),
+            "relu" => Ok(Epilogue::BiasRelu),
+            "tanh" => Ok(Epilogue::BiasTanh),
+            other => {
+                let known = "gelu, gelu_new, gelu_pytorch_tanh, relu and tanh";
+                let message = format!("'{other}' is not supported; {known} are");
+                Err(ModelError::unsupported(FILE, field, message))
+            }
+        }
+    }
+
+    /// The activation of a gated layer.
+    ///
+    /// # Errors
+    /// One without code.
+    pub(super) fn gate(&self, field: &str, default: &str) -> Result<Gate, ModelError> {
+        match self.text(field)?.unwrap_or(default) {
+            "gelu" => Ok(Gate::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Gate::GeluTanh),
+            "silu" | "swish" => Ok(Gate::Silu),
+            "relu" => Ok(Gate::Relu),
+            other => {
+                let known = "gelu, gelu_new, gelu_pytorch_tanh, silu and relu";
+                let message = format!("'{other}' is not supported; {known} are");
+                Err(ModelError::unsupported(FILE, field, message))
+            }
+        }
+    }
+
+    fn architecture(&self) -> Result<&str, ModelError> {
+        let names = self.get("architectures").and_then(Value::as_array);
+        names
+            .and_then(|names| names.first()?.as_str())
+            .ok_or_else(|| ModelError::invalid(FILE, "architectures", "missing or empty"))
+    }
+
+    fn check_unquantised(&self) -> Result<(), ModelError> {
+        let Some(quantisation) = self.get("quantization_config") else { return Ok(()) };
+        let method = quantisation.get("quant_method").and_then(Value::as_str);
+        let message = format!(
+            "weights of '{}' are not read; f32, f16 and bf16 are, and are quantised here by --dtype",
+            method.unwrap_or("an unnamed method")
+        );
+        Err(ModelError::unsupported(FILE, "quantization_config", message))
+    }
+
+    /// `id2label` names the outputs 0, 1, ...; without it there are `num_labels` of them, or two (the default
+    /// of the format).
+    fn labels(&self) -> Result<Vec<String>, ModelError> {
+        let count = self.optional_size("num_labels", MAX_LABELS)?;
+        let Some(names) = self.get("id2label") else {
+            return Ok((0..count.unwrap_or(2)).map(|id| format!("LABEL_{id}")).collect());
+        };
+        let invalid = |message: String| ModelError::invalid(FILE, "id2label", message);
+        let names = names.as_object().ok_or_else(|| invalid("is no object".to_owned()))?;
+        if !(1..=MAX_LABELS).contains(&names.len()) {
+            return Err(invalid(format!("{} labels, not 1 to {MAX_LABELS}", names.len())));
+        }
+        if let Some(count) = count.filter(|count| *count != names.len()) {
+            let message = format!("{count}, but id2label names {}", names.len());
+            return Err(ModelError::invalid(FILE, "num_labels", message));
+        }
+        (0..names.len())
+            .map(|id| match names.get(&id.to_string()).and_then(Value::as_str) {
+                Some(name) => Ok(name.to_owned()),
+                None => Err(invalid(format!("has no name for output {id}"))),
+            })
+            .collect()
+    }
+
+    /// The field that names the checkpoint's activation, and the name.
+    fn activation_name(&self) -> Result<Option<(&str, &str)>, ModelError> {
+        for field in ["sentence_transformers.activation_fn", "sbert_ce_default_activation_function"]
+        {
+            if let Some(name) = self.text(field)? {
+                return Ok(Some((field, name)));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// As sentence-transformers reads it: the named function, else a sigmoid for one label and nothing for more.
-fn activation(named: Option<(&str, String)>, num_labels: usize) -> Result<Activation, ModelError> {
+fn activation(named: Option<(&str, &str)>, num_labels: usize) -> Result<Activation, ModelError> {
     let Some((field, path)) = named else {
         return Ok(if num_labels == 1 { Activation::Sigmoid } else { Activation::Identity });
     };

@@ -1,19 +1,22 @@
 //! From a model's files to a scorer: which head, which family, which kernels.
 
-use super::bert::Bert;
+use super::Scorer;
 use super::config::Config;
+use super::families::{self, Architecture};
 use super::head::Head;
-use super::scorer::{Pipeline, Threads};
+use super::parameters::Parameters;
+use super::prompt::Prompt;
+use super::scorer::{Family, Limits, Pipeline, Threads};
 use super::source::ModelFiles;
 use super::weights::Weights;
-use super::{Scorer, modules};
-use crate::engine::Dtype;
 use crate::engine::cpu::{Cpu, Isa};
 use crate::engine::cuda::{Cuda, probe};
 use crate::engine::pool::Pool;
 use crate::engine::selfcheck;
-use crate::error::ModelError;
+use crate::engine::{Backend, Dtype};
+use crate::error::{DeviceError, ModelError};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to run a model.
@@ -51,6 +54,8 @@ pub struct LoadedModel {
     /// Floats per sequence that the scorer gives.
     pub width: usize,
     pub head: Head,
+    /// How a language model is asked.
+    pub prompt: Option<Prompt>,
     /// For logs: what computes.
     pub device: String,
     pub dtype: Dtype,
@@ -70,77 +75,115 @@ impl std::fmt::Debug for LoadedModel {
     }
 }
 
-type MakeHead = fn(&ModelFiles, &Config) -> Result<Head, ModelError>;
-
-/// The architectures with code, and the head each ends in.
-const FAMILIES: [(&str, MakeHead); 2] =
-    [("BertForSequenceClassification", classifier), ("BertModel", modules::embedding_head)];
+/// Reads `config.json` as its family does, and says what is wrong with it.
+///
+/// # Errors
+/// A field that is missing or wrong, or an architecture without code.
+pub fn check_config(json: &[u8]) -> Result<Config, ModelError> {
+    let config = Config::parse(json)?;
+    families::find(&config)?;
+    Ok(config)
+}
 
 /// Reads, checks and prepares a model.
 ///
 /// # Errors
 /// What is wrong with which file, or that the machine lacks the instruction set or the threads asked for.
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
+    check_is_whole(files)?;
     let config = Config::read(files)?;
-    let Some((_, make_head)) = FAMILIES.iter().find(|(name, _)| *name == config.architecture)
-    else {
-        let supported = FAMILIES.map(|(name, _)| name).join(", ");
-        let message = format!("'{}' is not supported; {supported} are", config.architecture);
-        return Err(ModelError::unsupported("config.json", "architectures", message));
-    };
-    let head = make_head(files, &config)?;
+    let family = families::find(&config)?;
+    let prompt = family.is_prompted.then(|| Prompt::find(files)).transpose()?;
+    let head = (family.make_head)(files, &config)?;
     let weights = Weights::open(files)?;
-    let parts = Parts { weights: &weights, config: &config, head: &head };
-    let (device, dtype, scorers) = match &options.gpus {
-        None => parts.on_cpu(options)?,
-        Some(gpus) => parts.on_gpus(gpus)?,
-    };
+    let parts = Parts { files, weights: &weights, config: &config, head: &head, options };
+    let Instances { device, dtype, limits, scorers } = (family.instances)(&parts)?;
     Ok(LoadedModel {
-        max_length: config.max_position_embeddings,
-        vocab_size: config.vocab_size,
+        max_length: limits.max_length,
+        vocab_size: limits.vocab_size,
         width: scorers.first().map_or(0, |scorer| scorer.width()),
         architecture: config.architecture,
         head,
+        prompt,
         device,
         dtype,
         scorers,
     })
 }
 
+/// A folder may hold what was trained on top of a model, without the model.
+fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
+    const FILE: &str = "adapter_config.json";
+    let Some(json) = files.read(FILE)? else { return Ok(()) };
+    let adapter: serde_json::Value = serde_json::from_slice(&json)
+        .map_err(|error| ModelError::invalid(FILE, "json", error.to_string()))?;
+    let kind = adapter["peft_type"].as_str().unwrap_or("an");
+    let base = adapter["base_model_name_or_path"].as_str().unwrap_or("its base model");
+    let message = format!(
+        "this is {kind} adapter, which is not applied here: merge it into {base} and serve the result"
+    );
+    Err(ModelError::unsupported(FILE, "peft_type", message))
+}
+
 /// What every instance of a model is made from.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
+    files: &'a ModelFiles,
     weights: &'a Weights,
     config: &'a Config,
     head: &'a Head,
+    options: &'a LoadOptions,
 }
 
-type Instances = (String, Dtype, Vec<Box<dyn Scorer>>);
+/// A model on its devices.
+pub(super) struct Instances {
+    device: String,
+    dtype: Dtype,
+    limits: Limits,
+    scorers: Vec<Box<dyn Scorer>>,
+}
 
 impl Parts<'_> {
-    fn on_cpu(&self, options: &LoadOptions) -> Result<Instances, ModelError> {
-        let cpu = backend(options)?;
-        let threads = options.threads.or(std::thread::available_parallelism().ok());
+    pub(super) fn instances<A: Architecture>(&self) -> Result<Instances, ModelError> {
+        match &self.options.gpus {
+            None => self.on_cpu::<A>(),
+            Some(gpus) => self.on_gpus::<A>(gpus),
+        }
+    }
+
+    fn load<A: Architecture, B: Backend>(&self, backend: &B) -> Result<A::Model<B>, ModelError> {
+        let parameters = Parameters { backend, weights: self.weights, files: self.files };
+        A::load(&parameters, self.config, self.head)
+    }
+
+    fn on_cpu<A: Architecture>(&self) -> Result<Instances, ModelError> {
+        let cpu = backend(self.options)?;
+        let threads = self.options.threads.or(std::thread::available_parallelism().ok());
         let num_threads = threads.map_or(1, NonZeroUsize::get);
         let pool = Pool::new(num_threads)
             .map_err(|source| ModelError::Io { file: "engine threads".to_owned(), source })?;
-        let bert = Bert::load(&cpu, self.weights, self.config.clone(), self.head)?;
-        let scorer = Threads::new(cpu, bert, pool).map_err(ModelError::Device)?;
+        let model = self.load::<A, Cpu>(&cpu)?;
+        let limits = model.limits();
+        let scorer = Threads::new(cpu, Arc::new(model), pool).map_err(ModelError::Device)?;
         let device = format!("{}, {num_threads} threads", cpu.isa().name());
-        Ok((device, cpu.dtype(), vec![Box::new(scorer)]))
+        Ok(Instances { device, dtype: cpu.dtype(), limits, scorers: vec![Box::new(scorer)] })
     }
 
-    fn on_gpus(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
-        let instance = |device: &probe::Device| -> Result<Box<dyn Scorer>, ModelError> {
+    fn on_gpus<A: Architecture>(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
+        let mut scorers: Vec<Box<dyn Scorer>> = Vec::new();
+        let mut limits = None;
+        for device in &gpus.devices {
             let cuda = Cuda::new(device, gpus.batch_invariant).map_err(ModelError::Device)?;
             selfcheck::check(&cuda).map_err(ModelError::Device)?;
             cuda.forget_layers();
-            let bert = Bert::load(&cuda, self.weights, self.config.clone(), self.head)?;
-            let pipeline = Pipeline::new(cuda, bert, gpus.max_batch_tokens, gpus.timeout);
-            Ok(Box::new(pipeline.map_err(ModelError::Device)?))
-        };
-        let scorers = gpus.devices.iter().map(instance).collect::<Result<_, _>>()?;
+            let model = self.load::<A, Cuda>(&cuda)?;
+            limits = Some(model.limits());
+            let pipeline = Pipeline::new(cuda, model, gpus.max_batch_tokens, gpus.timeout);
+            scorers.push(Box::new(pipeline.map_err(ModelError::Device)?));
+        }
+        let none = || ModelError::Device(DeviceError::new("no GPU to load the model onto"));
         let names: Vec<_> = gpus.devices.iter().map(|device| device.name.as_str()).collect();
-        Ok((names.join(", "), Dtype::F16, scorers))
+        let (device, limits) = (names.join(", "), limits.ok_or_else(none)?);
+        Ok(Instances { device, dtype: Dtype::F16, limits, scorers })
     }
 }
 
@@ -157,8 +200,4 @@ fn backend(options: &LoadOptions) -> Result<Cpu, ModelError> {
             format!("this machine has not got {}; it has {}", isa.name(), have.join(", "));
         ModelError::unsupported("engine", "isa", message)
     })
-}
-
-fn classifier(_files: &ModelFiles, config: &Config) -> Result<Head, ModelError> {
-    Ok(Head::Classifier { labels: config.labels.clone(), activation: config.activation })
 }

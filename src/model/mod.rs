@@ -1,17 +1,33 @@
 //! Models: where their files come from, their weights, and their forward pass over a backend.
 
-pub mod bert;
+mod bert;
 pub mod config;
+mod decoder;
+mod distilbert;
+mod electra;
+mod families;
 pub mod head;
+mod llama;
 pub mod loader;
+mod modernbert;
 mod modules;
+mod parameters;
+pub mod prompt;
+mod qwen2;
+mod qwen3;
 pub mod registry;
+mod roberta;
 pub mod scorer;
 pub mod source;
 pub mod weights;
 
+use std::sync::Arc;
+
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
+
+/// Makes a scorer anew, of the same weights.
+pub type Spare = Arc<dyn Fn() -> Result<Box<dyn Scorer>, DeviceError> + Send + Sync>;
 
 /// A loaded model on a device: the one dynamic call per batch.
 pub trait Scorer: Send {
@@ -29,6 +45,11 @@ pub trait Scorer: Send {
 
     /// After a panic in one of these calls: forgets what was begun.
     fn recover(&mut self) {}
+
+    /// What makes another in the place of this one once it has failed; `None` where only a new process does.
+    fn spare(&self) -> Option<Spare> {
+        None
+    }
 
     /// Whether the batch begun first is done, so that `score` would not wait for a device.
     fn is_done(&self) -> bool {

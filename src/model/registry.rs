@@ -18,13 +18,17 @@ impl Names {
     /// # Errors
     /// [`Error::UnknownModel`] in strict mode.
     pub fn resolve(&self, asked: Option<&str>) -> Result<&str, Error> {
-        let known = |name: &str| name == self.served || self.aliases.iter().any(|a| a == name);
         match asked {
-            Some(name) if self.strict && !known(name) => {
+            Some(name) if self.strict && !self.has(name) => {
                 Err(Error::UnknownModel { name: name.to_owned(), served: self.list().join(", ") })
             }
             _ => Ok(&self.served),
         }
+    }
+
+    /// Whether this is one of the names.
+    pub fn has(&self, name: &str) -> bool {
+        name == self.served || self.aliases.iter().any(|alias| alias == name)
     }
 
     fn list(&self) -> Vec<&str> {

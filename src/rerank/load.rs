@@ -89,6 +89,7 @@ fn prepare_as(
         vocab_size,
         width,
         head,
+        prompt,
         device,
         dtype,
         mut scorers,
@@ -102,7 +103,11 @@ fn prepare_as(
         Head::Classifier { .. } => Form::Pair,
         Head::Embedding { .. } => Form::Single,
     };
-    let encoder = Encoder::new(tokenize::load(files, vocab_size)?, form, max_length)?;
+    let tokenizer = tokenize::load(files, vocab_size)?;
+    let encoder = match &prompt {
+        Some(prompt) => Encoder::prompting(tokenizer, prompt, max_length)?,
+        None => Encoder::new(tokenizer, form, max_length)?,
+    };
     let mut tokens_per_second = 0.0;
     for scorer in &mut scorers {
         golden.check(files.name(), &encoder, &mut **scorer, dtype)?;

@@ -3,6 +3,7 @@
 mod fold;
 mod golden;
 mod load;
+mod rows;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Answer, Batcher, Entry, Limits, Rate, TenantId};
+use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Watch};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
@@ -18,7 +19,11 @@ use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
 use crate::model::registry::Names;
 use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::score::Scores;
+use crate::tenant::Tenant;
 use crate::tokenize;
+
+use rows::Visit;
 
 pub use load::{Prepared, prepare};
 
@@ -34,7 +39,18 @@ pub struct Options {
     pub default_timeout: Duration,
     /// However long a client says it would wait.
     pub max_timeout: Duration,
+    /// How long a batch may take before its device is said to hang.
+    pub device_timeout: Duration,
+    /// Memory for rows that may be asked for again; 0: every sequence is scored.
+    pub score_cache_bytes: usize,
 }
+
+/// An idle device is asked for a score this often: soon enough for the third probe of a process to say within
+/// a load balancer's patience whether it recovered, for a thousandth of its time.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Batches differ in cost by less than this factor from their tokens at the measured speed.
+const SLOWEST_BATCH: f64 = 10.0;
 
 /// Work that may wait by default: longer than most clients' patience, so that refusals begin about where
 /// answers would come too late.
@@ -47,8 +63,11 @@ const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Service {
     names: Names,
+    /// What computes, and how: with the model's name all that decides the bits of a row.
+    computes: [String; 2],
     head: Head,
     width: usize,
+    scores: Option<Scores>,
     tokenizers: tokenize::Pool,
     admission: Admission,
     batcher: batch::Handle,
@@ -56,6 +75,16 @@ pub struct Service {
     health: Arc<Health>,
     default_timeout: Duration,
     max_timeout: Duration,
+}
+
+impl Options {
+    /// A device that tells by itself that it hangs is let to. On a slow machine a large batch takes its time.
+    fn watch(&self, tokens_per_second: f64) -> Watch {
+        let batch_seconds = self.limits.max_batch_tokens as f64 / tokens_per_second.max(1.0);
+        let slowest = Duration::try_from_secs_f64(SLOWEST_BATCH * batch_seconds);
+        let limit = (2 * self.device_timeout).max(slowest.unwrap_or(Duration::MAX));
+        Watch { limit, probe_interval: PROBE_INTERVAL }
+    }
 }
 
 impl Service {
@@ -70,7 +99,13 @@ impl Service {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> std::io::Result<Self> {
-        let Prepared { max_length, head, scorers, encoder, tokens_per_second, .. } = model;
+        let Prepared {
+            max_length, head, scorers, encoder, tokens_per_second, device, dtype, ..
+        } = model;
+        let width = scorers.first().map_or(0, |scorer| scorer.width());
+        let scores = (options.score_cache_bytes > 0).then(|| {
+            Scores::new(options.score_cache_bytes, width, options.limits.max_batch_tokens)
+        });
         let num_devices = scorers.len();
         let rate = Rate::new(tokens_per_second);
         let backlog_for_default = tokens_per_second * DEFAULT_BACKLOG.as_secs_f64();
@@ -81,13 +116,16 @@ impl Service {
         };
         Ok(Self {
             names,
+            computes: [device, dtype.name().to_owned()],
             head,
-            width: scorers.first().map_or(0, |scorer| scorer.width()),
+            width,
+            scores,
             tokenizers: tokenize::Pool::spawn(encoder, options.tokenizer_threads)?,
             admission: Admission::new(bounds, rate.clone()),
             batcher: batch::spawn(
                 Batcher::new(options.limits, rate, num_devices),
                 scorers,
+                options.watch(tokens_per_second),
                 &metrics,
                 &health,
             )?,
@@ -102,7 +140,14 @@ impl Service {
         Load {
             backlog_tokens: self.admission.backlog_tokens(),
             tokens_per_second: self.admission.tokens_per_second(),
+            cache_bytes: self.scores.as_ref().map_or(0, Scores::num_bytes),
         }
+    }
+
+    /// What keeps apart the rows of different models; the cache itself is born with its model.
+    fn identity(&self) -> [&str; 3] {
+        let [device, dtype] = &self.computes;
+        [&self.names.served, device, dtype]
     }
 
     /// Scores a request: admitted whole, answered whole, and cancelled whole when the caller drops this
@@ -114,56 +159,58 @@ impl Service {
         &self,
         request: RerankRequest,
         stamps: Stamps,
+        tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
-        let mut visit = Visit::begin(&self.metrics);
-        let result = self.score(request, stamps).await;
-        visit.ended = true;
-        match &result {
-            Ok(response) => {
-                let took = clock::now().saturating_duration_since(stamps.received);
-                self.metrics.scored(response, took);
-            }
-            Err(error) => self.metrics.refused(error),
-        }
-        result
+        let _in_flight = InFlight::begin(&self.metrics);
+        let response = self.score(request, stamps, tenant).await?;
+        let took = clock::now().saturating_duration_since(stamps.received);
+        self.metrics.scored(&response, took);
+        Ok(response)
     }
 
     async fn score(
         &self,
         request: RerankRequest,
         mut stamps: Stamps,
+        tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
         let state = self.health.state();
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
+        tenant.check_model(&self.names)?;
         let model = self.names.resolve(request.model.as_deref())?.to_owned();
         let timeout = request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout);
         let deadline = stamps.received + timeout;
-        let mut permit = self.admission.admit(&request, timeout)?;
+        let share = share_of(tenant, request.priority);
+        let estimate = self.admission.estimate(&request.inputs);
+        let mut charge = tenant.charge(estimate, stamps.parsed)?;
+        let mut permit = match self.admission.admit(estimate, share, timeout) {
+            Ok(permit) => permit,
+            Err(error) => {
+                charge.refund(stamps.parsed);
+                return Err(error);
+            }
+        };
         stamps.admitted = clock::now();
 
         let inputs = Arc::new(request.inputs);
-        let tokenizing = self.tokenizers.tokenize(&inputs, &request.truncation);
+        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
         let tokenized = by(deadline, tokenizing).await??;
-        permit.correct(tokenized.sequences.num_tokens());
         stamps.tokenized = clock::now();
+        charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
 
         let sequences = Arc::new(tokenized.sequences);
-        let (answer, rows) = Answer::new(sequences.len(), self.width);
-        self.batcher.submit(Entry {
-            tenant: TenantId::ANONYMOUS,
-            weight: 1,
-            sequences: Arc::clone(&sequences),
-            answer: Arc::new(answer),
+        let visit = Visit {
+            service: self,
+            share,
+            priority: request.priority,
+            sequences: &sequences,
             arrived: stamps.received,
-            deadline: Some(deadline),
-        })?;
-        let rows = by(deadline, rows).await?.map_err(|_| Error::Unavailable {
-            reason: "the server is stopping".into(),
-            retry_after: UNAVAILABLE_RETRY_AFTER,
-        })??;
+            deadline,
+        };
+        let rows = visit.rows(&mut permit, request.may_cache).await?;
         (stamps.started, stamps.scored) = (rows.started, rows.scored);
 
         let folded =
@@ -181,6 +228,15 @@ impl Service {
     }
 }
 
+/// From this priority on a request is of the lowest class, behind other tenants' too.
+const LOW_PRIORITY: u16 = 500;
+
+/// A request has the class of its tenant, or asks for the lowest: a higher one is not its own to ask for.
+fn share_of(tenant: &Tenant, priority: u16) -> Share {
+    let class = if priority >= LOW_PRIORITY { Class::Low } else { tenant.share.class };
+    Share { class, ..tenant.share }
+}
+
 /// What a client is told of a state in which it is not served.
 pub fn unavailable(state: State) -> Error {
     Error::Unavailable { reason: state.reason().into(), retry_after: UNAVAILABLE_RETRY_AFTER }
@@ -191,24 +247,18 @@ async fn by<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Error>
     timeout_at(deadline.into(), future).await.map_err(|_| Error::DeadlineExceeded)
 }
 
-/// Counts a request as being worked on, and as cancelled if its future is dropped before the end.
-struct Visit<'a> {
-    metrics: &'a Metrics,
-    ended: bool,
-}
+/// Counts a request as being worked on.
+struct InFlight<'a>(&'a Metrics);
 
-impl<'a> Visit<'a> {
+impl<'a> InFlight<'a> {
     fn begin(metrics: &'a Metrics) -> Self {
         metrics.in_flight(1.0);
-        Self { metrics, ended: false }
+        Self(metrics)
     }
 }
 
-impl Drop for Visit<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.metrics.in_flight(-1.0);
-        if !self.ended {
-            self.metrics.cancelled();
-        }
+        self.0.in_flight(-1.0);
     }
 }

@@ -1,5 +1,6 @@
 //! From the ids of texts to the sequences a model reads: truncation, chunks, special tokens. Pure.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::template::Template;
@@ -41,6 +42,15 @@ pub struct Rules {
     pub form: Form,
     /// Tokens in a sequence, special tokens included.
     pub max_length: usize,
+    pub wrapping: Wrapping,
+}
+
+/// What the ids of a query have around it, of a model that is asked in words. It stays when a query is cut.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wrapping {
+    pub num_before_query: usize,
+    /// Ids of the words after it, by themselves.
+    pub after_query: Vec<u32>,
 }
 
 /// Ids of each text of the inputs without special tokens, in the order of [`text_at`].
@@ -63,6 +73,15 @@ pub(super) fn text_at(inputs: &Inputs, i: usize) -> &str {
         Inputs::Pairs(pairs) if i.is_multiple_of(2) => &pairs[i / 2].0,
         Inputs::Pairs(pairs) => &pairs[i / 2].1,
         Inputs::Texts(texts) => &texts[i],
+    }
+}
+
+/// Whether text `i` of a request is a query.
+pub(super) fn is_query(inputs: &Inputs, i: usize) -> bool {
+    match inputs {
+        Inputs::OneQuery { .. } => i == 0,
+        Inputs::Pairs(_) => i.is_multiple_of(2),
+        Inputs::Texts(_) => false,
     }
 }
 
@@ -148,7 +167,9 @@ impl Assembly<'_> {
     /// A cross-encoder's sequences for one query and one document.
     fn pair(&mut self, i: usize, query: &[u32], document: &[u32]) -> Result<(), Error> {
         let whole = query.len() + document.len();
-        let query = self.cut(query, self.truncation.max_tokens_per_query);
+        let words = self.rules.wrapping.num_before_query + self.rules.wrapping.after_query.len();
+        let limit = self.truncation.max_tokens_per_query.map(|limit| limit + words);
+        let query = self.cut_query(query, limit);
         let document = self.cut(document, self.truncation.max_tokens_per_doc);
         let room =
             self.room(self.rules.template.num_special_in_pair(), "truncate_prompt_tokens")?;
@@ -158,24 +179,22 @@ impl Assembly<'_> {
         }
         let begin = self.sequences.len();
         let chunk_len = room - query.len().min(room / 2);
-        let (query, document) = if self.truncation.max_chunks_per_doc <= 1
-            || document.len() <= chunk_len
-        {
+        let kept = if self.truncation.max_chunks_per_doc <= 1 || document.len() <= chunk_len {
             let (query_len, document_len) =
                 longest_first(query.len(), document.len(), room, self.max_length);
-            let pair = (self.cut(query, Some(query_len)), self.cut(document, Some(document_len)));
-            self.push_pair(pair.0, pair.1);
-            pair
+            let query = self.cut_query(&query, Some(query_len));
+            let document = self.cut(document, Some(document_len));
+            self.push_pair(&query, document);
+            query.len() + document.len()
         } else {
-            let query = self.cut(query, Some(room / 2));
+            let query = self.cut_query(&query, Some(room / 2));
             let most = chunk_len * self.truncation.max_chunks_per_doc;
             let document = self.cut(document, Some(most));
             for chunk in document.chunks(chunk_len) {
-                self.push_pair(query, chunk);
+                self.push_pair(&query, chunk);
             }
-            (query, document)
+            query.len() + document.len()
         };
-        let kept = query.len() + document.len();
         let sequences = begin..self.sequences.len();
         self.items.push(Item { query_sequence: None, sequences, truncated_tokens: whole - kept });
         Ok(())
@@ -255,6 +274,17 @@ impl Assembly<'_> {
             Side::Right => &text[..keep],
             Side::Left => &text[text.len() - keep..],
         }
+    }
+
+    /// Of a query with words around it, those stay and its end goes.
+    fn cut_query<'t>(&self, query: &'t [u32], limit: Option<usize>) -> Cow<'t, [u32]> {
+        let Wrapping { num_before_query, after_query } = &self.rules.wrapping;
+        let limit = limit.unwrap_or(query.len());
+        if query.len() <= limit || (after_query.is_empty() && *num_before_query == 0) {
+            return Cow::Borrowed(self.cut(query, Some(limit)));
+        }
+        let after = &after_query[..limit.min(after_query.len())];
+        Cow::Owned([&query[..limit - after.len()], after].concat())
     }
 
     fn too_long(&self, i: usize, num_tokens: usize, room: usize) -> Error {

@@ -2,10 +2,13 @@
 
 use tokenizers::Tokenizer;
 
-use super::assemble::{Form, Rules, TextIds, Tokenized, assemble, num_texts, text_at};
+use super::assemble::{
+    Form, Rules, TextIds, Tokenized, Wrapping, assemble, is_query, num_texts, text_at,
+};
 use super::load::Loaded;
 use super::template::Template;
 use crate::error::{Error, ModelError};
+use crate::model::prompt::Prompt;
 use crate::request::{Inputs, Truncation};
 
 /// Turns texts into the sequences of one model.
@@ -13,6 +16,8 @@ use crate::request::{Inputs, Truncation};
 pub struct Encoder {
     tokenizer: Tokenizer,
     rules: Rules,
+    /// Texts around query and document, of a model that is asked in words.
+    prompt: Option<Prompt>,
 }
 
 impl Encoder {
@@ -24,8 +29,40 @@ impl Encoder {
     pub fn new(loaded: Loaded, form: Form, max_length: usize) -> Result<Self, ModelError> {
         let Loaded { tokenizer, max_length: own } = loaded;
         let max_length = own.map_or(max_length, |own| own.min(max_length));
-        let rules = Rules { template: Template::of(&tokenizer)?, form, max_length };
-        Ok(Self { tokenizer, rules })
+        let template = Template::of(&tokenizer)?;
+        let rules = Rules { template, form, max_length, wrapping: Wrapping::default() };
+        Ok(Self { tokenizer, rules, prompt: None })
+    }
+
+    /// An encoder for a model that is asked in words: prefix, query, document and suffix are tokenised by
+    /// themselves, query and document with the words around them.
+    ///
+    /// # Errors
+    /// The tokenizer fails on the prompt.
+    pub fn prompting(
+        loaded: Loaded,
+        prompt: &Prompt,
+        max_length: usize,
+    ) -> Result<Self, ModelError> {
+        let Loaded { tokenizer, max_length: own } = loaded;
+        let max_length = own.map_or(max_length, |own| own.min(max_length));
+        let ids = |text: &str| {
+            let encoding = tokenizer.encode_fast(text, false);
+            let failed =
+                |e: tokenizers::Error| ModelError::invalid("model.toml", "prompt", e.to_string());
+            encoding.map_err(failed).map(|encoding| encoding.get_ids().to_vec())
+        };
+        let template = Template {
+            prefix: ids(&prompt.prefix)?,
+            suffix: ids(&prompt.suffix)?,
+            ..Template::default()
+        };
+        let wrapping = Wrapping {
+            num_before_query: ids(&prompt.query[0])?.len(),
+            after_query: ids(&prompt.query[1])?,
+        };
+        let rules = Rules { template, form: Form::Pair, max_length, wrapping };
+        Ok(Self { tokenizer, rules, prompt: Some(prompt.clone()) })
     }
 
     /// Tokens in a sequence, special tokens included.
@@ -49,16 +86,35 @@ impl Encoder {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Ids of text `i` of a request, with the words that a prompt puts around it.
+    ///
+    /// # Errors
+    /// A failure of the tokenizer.
+    pub(super) fn ids_at(&self, inputs: &Inputs, i: usize) -> Result<Vec<u32>, Error> {
+        let text = text_at(inputs, i);
+        match &self.prompt {
+            None => self.ids(text),
+            Some(Prompt { query, document, .. }) => {
+                let [before, after] = if is_query(inputs, i) { query } else { document };
+                self.ids(&format!("{before}{text}{after}"))
+            }
+        }
+    }
+
     /// Builds the sequences of a request from the ids of its texts.
     ///
     /// # Errors
-    /// [`Error::TooLong`] by the request's own wish.
+    /// [`Error::TooLong`] by the request's own wish; a single text for a model that compares two.
     pub fn assemble(
         &self,
         inputs: &Inputs,
         ids: &TextIds,
         truncation: &Truncation,
     ) -> Result<Tokenized, Error> {
+        if self.prompt.is_some() && matches!(inputs, Inputs::Texts(_)) {
+            let message = "this model compares two texts and classifies none";
+            return Err(Error::NotSupported(message.into()));
+        }
         assemble(inputs, ids, &self.rules, truncation)
     }
 
@@ -67,7 +123,7 @@ impl Encoder {
     /// # Errors
     /// As [`ids`](Self::ids) and [`assemble`](Self::assemble).
     pub fn tokenize(&self, inputs: &Inputs, truncation: &Truncation) -> Result<Tokenized, Error> {
-        let ids = (0..num_texts(inputs)).map(|i| self.ids(text_at(inputs, i)));
+        let ids = (0..num_texts(inputs)).map(|i| self.ids_at(inputs, i));
         self.assemble(inputs, &ids.collect::<Result<_, _>>()?, truncation)
     }
 }

@@ -5,8 +5,9 @@ mod encoder;
 mod load;
 mod pool;
 mod template;
+mod turns;
 
-pub use assemble::{Form, Item, Rules, TextIds, Tokenized, assemble};
+pub use assemble::{Form, Item, Rules, TextIds, Tokenized, Wrapping, assemble};
 pub use encoder::Encoder;
 pub use load::{Loaded, load};
 pub use pool::Pool;

@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::sync::oneshot;
 
 use super::Encoder;
 use super::assemble::{TextIds, Tokenized, num_texts, text_at};
+use super::turns::Turns;
+use crate::batch::TenantId;
 use crate::error::Error;
 use crate::request::{Inputs, Truncation};
 
@@ -16,6 +17,7 @@ use crate::request::{Inputs, Truncation};
 const CHUNK_BYTES: usize = 8 * 1024;
 
 /// A run of texts of one request.
+#[derive(Debug)]
 struct Job {
     inputs: Arc<Inputs>,
     range: Range<usize>,
@@ -27,7 +29,7 @@ struct Job {
 pub struct Pool {
     encoder: Arc<Encoder>,
     /// Not bounded here: admission bounds the text that is being worked on.
-    jobs: Sender<Job>,
+    jobs: Arc<Turns<Job>>,
 }
 
 impl Pool {
@@ -37,9 +39,9 @@ impl Pool {
     /// The operating system has no thread to give.
     pub fn spawn(encoder: Encoder, num_threads: usize) -> std::io::Result<Self> {
         let encoder = Arc::new(encoder);
-        let (jobs, inbox) = unbounded::<Job>();
+        let jobs = Arc::new(Turns::new());
         for i in 0..num_threads {
-            let (encoder, inbox) = (Arc::clone(&encoder), inbox.clone());
+            let (encoder, inbox) = (Arc::clone(&encoder), Arc::clone(&jobs));
             let name = format!("rerankd-tok-{i}");
             std::thread::Builder::new().name(name).spawn(move || work(&encoder, &inbox))?;
         }
@@ -52,22 +54,29 @@ impl Pool {
     /// [`Error::TooLong`] by the request's own wish, or a failure of the tokenizer.
     pub async fn tokenize(
         &self,
+        tenant: TenantId,
         inputs: &Arc<Inputs>,
         truncation: &Truncation,
     ) -> Result<Tokenized, Error> {
-        let chunks = chunk_ranges(inputs);
-        let mut replies = Vec::with_capacity(chunks.len());
-        for range in chunks {
+        let mut replies = Vec::new();
+        let jobs = chunk_ranges(inputs).into_iter().map(|range| {
             let (ids, reply) = oneshot::channel();
-            let job = Job { inputs: Arc::clone(inputs), range, ids };
-            self.jobs.send(job).map_err(|_| no_answer())?;
             replies.push(reply);
-        }
+            Job { inputs: Arc::clone(inputs), range, ids }
+        });
+        let jobs: Vec<_> = jobs.collect();
+        self.jobs.push(tenant, jobs);
         let mut ids = TextIds::with_capacity(num_texts(inputs));
         for reply in replies {
             ids.append(&mut reply.await.map_err(|_| no_answer())??);
         }
         self.encoder.assemble(inputs, &ids, truncation)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.jobs.close();
     }
 }
 
@@ -92,13 +101,13 @@ fn chunk_ranges(inputs: &Inputs) -> Vec<Range<usize>> {
     ranges
 }
 
-fn work(encoder: &Encoder, inbox: &Receiver<Job>) {
-    for Job { inputs, range, ids } in inbox {
+fn work(encoder: &Encoder, inbox: &Turns<Job>) {
+    while let Some(Job { inputs, range, ids }) = inbox.next() {
         // The client left: its texts need no tokens.
         if ids.is_closed() {
             continue;
         }
-        let encode = || range.map(|i| encoder.ids(text_at(&inputs, i))).collect();
+        let encode = || range.map(|i| encoder.ids_at(&inputs, i)).collect();
         let encoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode));
         let encoded = encoded.unwrap_or_else(|_| {
             Err(Error::Internal("the tokenizer panicked on a text of this request".into()))

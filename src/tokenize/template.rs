@@ -10,7 +10,7 @@ use crate::error::ModelError;
 const FILE: &str = "tokenizer.json";
 
 /// Special tokens around a pair, `prefix first middle second suffix`, and around a single text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template {
     pub prefix: Vec<u32>,
     pub middle: Vec<u32>,

@@ -5,36 +5,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rerankd::batch::{Batch, Batcher, Limits, MAX_IN_FLIGHT, Rate, Sequences, Step, execute};
+use rerankd::batch::{
+    Batch, Batcher, Class, Limits, MAX_IN_FLIGHT, Rate, Sequences, Share, Step, TenantId, execute,
+};
 use rerankd::error::Error;
 
 use crate::support::*;
 
-/// splitmix64 (Steele, Lea & Flood, 2014): small, seedable, good enough to pick scenarios.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In `low..=high`.
-    fn within(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
-    }
-}
-
 /// One client: when it comes, how long it lasts, what it got.
 struct Client {
-    tenant: u32,
-    weight: u32,
+    share: Share,
     sequences: Arc<Sequences>,
     arrives: Instant,
     deadline: Option<Instant>,
@@ -102,13 +82,8 @@ impl Simulation {
                 && !client.left
                 && client.answers == 0
             {
-                let (entry, receiver) = entry(
-                    client.tenant,
-                    client.weight,
-                    &client.sequences,
-                    client.arrives,
-                    client.deadline,
-                );
+                let (entry, receiver) =
+                    entry_of(client.share, &client.sequences, client.arrives, client.deadline);
                 self.batcher.submit(entry);
                 client.receiver = Some(receiver);
             }
@@ -216,9 +191,9 @@ fn client(random: &mut Random, start: Instant, span_micros: u64, salt: u32) -> C
     };
     let (deadline, leaves) = (later(3), later(4));
     let tenant = random.within(0, 3) as u32;
+    let class = [Class::High, Class::Normal, Class::Low][random.within(0, 2) as usize];
     Client {
-        tenant,
-        weight: tenant + 1,
+        share: Share { tenant: TenantId(tenant), weight: tenant + 1, class },
         sequences: sequences(&seqlens, salt),
         arrives,
         deadline,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rerankd::batch::{Answer, Entry, Rows, Sequences, TenantId};
+use rerankd::batch::{Answer, Class, Entry, Rows, Sequences, Share, TenantId};
 use rerankd::engine::packed::Packed;
 use rerankd::error::DeviceError;
 use rerankd::error::Error;
@@ -89,7 +89,28 @@ pub fn sequences(seqlens: &[usize], salt: u32) -> Arc<Sequences> {
     Arc::new(sequences)
 }
 
-/// An entry and the end at which its client waits.
+/// splitmix64 (Steele, Lea & Flood, 2014): small, seedable, good enough to pick scenarios.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In `low..=high`.
+    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low + 1)
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.next().is_multiple_of(n)
+    }
+}
+
+/// An entry of the normal class and the end at which its client waits.
 pub fn entry(
     tenant: u32,
     weight: u32,
@@ -97,10 +118,20 @@ pub fn entry(
     arrived: Instant,
     deadline: Option<Instant>,
 ) -> (Entry, Receiver) {
+    let share = Share { tenant: TenantId(tenant), weight, class: Class::Normal };
+    entry_of(share, sequences, arrived, deadline)
+}
+
+pub fn entry_of(
+    share: Share,
+    sequences: &Arc<Sequences>,
+    arrived: Instant,
+    deadline: Option<Instant>,
+) -> (Entry, Receiver) {
     let (answer, receiver) = Answer::new(sequences.len(), 2);
     let entry = Entry {
-        tenant: TenantId(tenant),
-        weight,
+        share,
+        priority: 0,
         sequences: Arc::clone(sequences),
         answer: Arc::new(answer),
         arrived,

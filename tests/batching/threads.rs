@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rerankd::batch::{Batcher, Handle, Limits, Rate, spawn};
+use rerankd::batch::{Batcher, Handle, Limits, Rate, Watch, spawn};
 use rerankd::error::DeviceError;
 use rerankd::health::Health;
 use rerankd::metrics::Metrics;
@@ -11,7 +11,7 @@ use rerankd::model::Scorer;
 
 use crate::support::*;
 
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     max_batch_tokens: 64,
     max_batch_sequences: 8,
     max_queue_delay: Duration::from_micros(500),
@@ -19,10 +19,12 @@ const LIMITS: Limits = Limits {
 
 fn start(device: impl Scorer + 'static, health: &Arc<Health>) -> Handle {
     let batcher = Batcher::new(LIMITS, Rate::new(1000.0), 1);
-    spawn(batcher, vec![Box::new(device)], &Arc::new(Metrics::new()), health).expect("threads")
+    let watch = Watch { limit: Duration::from_secs(600), probe_interval: Duration::from_secs(600) };
+    spawn(batcher, vec![Box::new(device)], watch, &Arc::new(Metrics::new()), health)
+        .expect("threads")
 }
 
-fn submit(
+pub fn submit(
     handle: &Handle,
     seqlens: &[usize],
     salt: u32,

@@ -22,6 +22,13 @@ STOP_SECONDS = 45
 @contextlib.contextmanager
 def running(binary, *flags):
     """Yields the URL of a server that is ready; on leaving, drains it and demands exit code 0."""
+    with started(binary, *flags) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def started(binary, *flags):
+    """The same, and the server's process."""
     with tempfile.NamedTemporaryFile(prefix="rerankd-", suffix=".log") as log:
         # A file, not a pipe: nobody has to drain it while the clients run.
         command = [os.path.abspath(binary), "serve", "--port", "0", *flags]
@@ -29,7 +36,7 @@ def running(binary, *flags):
         try:
             address = _until(process, log.name, lambda: _address(log.name))
             _until(process, log.name, lambda: _is_ready(address))
-            yield f"http://{address}"
+            yield f"http://{address}", process
             process.send_signal(signal.SIGTERM)
             code = process.wait(STOP_SECONDS)
             assert code == 0, f"after SIGTERM the server exited with {code}\n{_tail(log.name)}"

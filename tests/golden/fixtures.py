@@ -31,13 +31,13 @@ def vocabulary(size, decompose):
     return list(entries)[:size]
 
 
-def randomise(model, seed):
+def randomise(model, seed, deviation=0.2):
     """Weights large enough that scores differ visibly, norms and biases off their defaults."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in sorted(model.named_parameters()):
-            value.normal_(0, 0.2, generator=generator)
-            if name.endswith("LayerNorm.weight"):
+            value.normal_(0, deviation, generator=generator)
+            if "norm" in name.lower() and name.endswith("weight"):
                 value.add_(1)
     return {k: v.contiguous() for k, v in model.state_dict().items() if "position_ids" not in k}
 

@@ -2,6 +2,7 @@
 
     pip install -r models/train/requirements.txt
     python tests/golden/make.py            writes everything
+    python tests/golden/make.py NAME...    writes the families of these folders alone
     python tests/golden/make.py --check    only compares the scores with the files, within 1e-4
 
 Over-long pairs lose the end of the longer text first (`longest_first`).
@@ -14,13 +15,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = HERE.parents[1] / "models" / "default"
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "models" / "train")]
 
+import families
 import fixtures
+import prompts
 import texts
 from export import expand
 
@@ -37,12 +40,14 @@ def tokenizer_of(folder):
     return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower, strip_accents=None)
 
 
-def pair_inputs(tokenizer, query, document, limit):
+def pair_inputs(tokenizer, query, document, limit, types):
     """As sentence-transformers' CrossEncoder encodes a pair: the longer text is cut first."""
     tokenizer.enable_truncation(limit, strategy="longest_first")
     encoding = tokenizer.encode(query, document)
-    return {"input_ids": torch.tensor([encoding.ids]),
-            "token_type_ids": torch.tensor([encoding.type_ids])}
+    inputs = {"input_ids": torch.tensor([encoding.ids])}
+    if types:
+        inputs["token_type_ids"] = torch.tensor([encoding.type_ids])
+    return inputs
 
 
 def both_exceed(tokenizer, query, document, limit):
@@ -60,10 +65,25 @@ def cross_golden(folder, pairs, limit=512):
     for query, document in pairs:
         if both_exceed(tokenizer, query, document, limit):
             continue
-        inputs = pair_inputs(tokenizer, query, document, limit)
+        inputs = pair_inputs(tokenizer, query, document, limit, families.takes_types(folder))
         logits = [round(v, 6) for v in model(**inputs).logits[0].tolist()]
         tokens = inputs["input_ids"].shape[1]
         rows.append({"query": query, "document": document, "logits": logits, "num_tokens": tokens})
+    return rows
+
+
+def prompt_golden(folder, pairs, limit, prompt):
+    tokenizer = tokenizer_of(folder)
+    causal = "CausalLM" in json.loads((folder / "config.json").read_text())["architectures"][0]
+    kind = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = []
+    for query, document in pairs:
+        tokens = prompts.input_ids(tokenizer, prompt, query, document, limit)
+        if tokens is None:
+            continue
+        logits = [round(v, 6) for v in prompts.logits(model, tokenizer, prompt, tokens)]
+        rows.append({"query": query, "document": document, "logits": logits, "num_tokens": len(tokens)})
     return rows
 
 
@@ -99,6 +119,23 @@ def dump(rows):
     return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
 
 
+def write(path, rows):
+    path.write_text(dump(rows), encoding="utf-8")
+    print(f"{path.name}: {len(rows)} rows")
+
+
+def family_golden(name, make):
+    folder = HERE / name
+    make_family, longest = families.FAMILIES[name]
+    if make:
+        make_family(folder)
+    seed = 10 + list(families.FAMILIES).index(name)
+    pairs = texts.pairs(seed, count=70, longest=longest)
+    if prompt := families.PROMPTS.get(name):
+        return prompt_golden(folder, pairs, longest, prompt)
+    return cross_golden(folder, pairs, longest)
+
+
 def differences(rows, path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     if [(r["query"], r["document"]) for r in rows] != [(r["query"], r["document"]) for r in stored]:
@@ -109,9 +146,14 @@ def differences(rows, path):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    args.add_argument("names", nargs="*", metavar="NAME")
     args.add_argument("--check", action="store_true", help="compare, write nothing")
     args = args.parse_args()
     torch.manual_seed(0)
+    if args.names:
+        for name in args.names:
+            write(HERE / f"{name}.json", family_golden(name, make=True))
+        return
     if not args.check:
         fixtures.tiny_bert(HERE / "tiny-bert")
         fixtures.tiny_encoder(HERE / "tiny-encoder")
@@ -124,14 +166,15 @@ def main():
         HERE / "tiny-encoder.json": cosine_golden(HERE / "tiny-encoder", texts.pairs(seed=3, count=80, longest=100)),
         DEFAULT / "golden.json": self_test(default),
     }
+    for name in families.FAMILIES:
+        golden[HERE / f"{name}.json"] = family_golden(name, make=not args.check)
     worst = 0
     for path, rows in golden.items():
         if args.check:
             worst = max(worst, off := differences(rows, path))
             print(f"{path.name}: largest difference {off:.2g}")
         else:
-            path.write_text(dump(rows), encoding="utf-8")
-            print(f"{path.name}: {len(rows)} rows")
+            write(path, rows)
     if worst > 1e-4:
         raise SystemExit("scores differ")
 

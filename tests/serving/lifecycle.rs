@@ -42,7 +42,7 @@ fn probes_tell_loading_from_ready() {
 
 #[test]
 fn a_client_that_leaves_costs_nothing_further() {
-    let server = Server::start(&["--threads", "1"]);
+    let server = Server::start(&["--threads", "1", "--score-cache-bytes", "0"]);
     let mut leaver = TcpStream::connect(server.address()).unwrap();
     leaver.write_all(&request(&large(5000))).unwrap();
     eventually("the request is admitted", || server.metric("rerank_backlog_tokens") > 0.0);
@@ -54,7 +54,7 @@ fn a_client_that_leaves_costs_nothing_further() {
 
 #[test]
 fn a_deadline_that_passes_is_answered_504() {
-    let server = Server::start(&["--threads", "1"]);
+    let server = Server::start(&["--threads", "1", "--score-cache-bytes", "0"]);
     let body = large(5000).to_string();
     let headers = [("content-type", "application/json"), ("x-request-timeout-ms", "60")];
     let answer = server.post_with("/v2/rerank", body.as_bytes(), &headers);
@@ -64,7 +64,14 @@ fn a_deadline_that_passes_is_answered_504() {
 
 #[test]
 fn overload_is_refused_at_once_with_the_time_to_come_back() {
-    let server = Server::start(&["--threads", "1", "--max-backlog-tokens", "1000"]);
+    let server = Server::start(&[
+        "--threads",
+        "1",
+        "--score-cache-bytes",
+        "0",
+        "--max-backlog-tokens",
+        "1000",
+    ]);
     let mut first = TcpStream::connect(server.address()).unwrap();
     first.write_all(&request(&large(3000))).unwrap();
     eventually("the first is admitted", || server.metric("rerank_backlog_tokens") > 0.0);
@@ -78,7 +85,7 @@ fn overload_is_refused_at_once_with_the_time_to_come_back() {
 
 #[test]
 fn a_drain_answers_what_was_admitted_and_exits_0() {
-    let mut server = Server::start(&["--threads", "1"]);
+    let mut server = Server::start(&["--threads", "1", "--score-cache-bytes", "0"]);
     let mut client = TcpStream::connect(server.address()).unwrap();
     client.write_all(&request(&large(800))).unwrap();
     eventually("the request is admitted", || server.metric("rerank_backlog_tokens") > 0.0);
@@ -93,7 +100,7 @@ fn a_drain_answers_what_was_admitted_and_exits_0() {
 
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
-    let mut server = Server::start(&["--threads", "1"]);
+    let mut server = Server::start(&["--threads", "1", "--score-cache-bytes", "0"]);
     let mut client = TcpStream::connect(server.address()).unwrap();
     client.write_all(&request(&large(5000))).unwrap();
     eventually("the request is admitted", || server.metric("rerank_backlog_tokens") > 0.0);

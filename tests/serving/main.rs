@@ -3,9 +3,13 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod accounts;
 mod bad_input;
 mod bad_models;
+mod caching;
 mod command_line;
+mod connections;
+mod door;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
@@ -14,3 +18,5 @@ mod lifecycle;
 mod program;
 mod scoring;
 mod support;
+mod tenants;
+mod together;

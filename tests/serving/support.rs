@@ -92,7 +92,15 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> Answer {
-        answer(self.agent.get(self.url.clone() + path).call().expect("an answer"))
+        self.get_with(path, &[])
+    }
+
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.agent.get(self.url.clone() + path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.call().expect("an answer"))
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
@@ -111,7 +119,7 @@ impl Server {
         answer(request.send(body).expect("an answer"))
     }
 
-    /// The address for clients of their own.
+    /// The address for clients of their own; a Unix socket's says so.
     pub fn address(&self) -> &str {
         &self.url["http://".len()..]
     }

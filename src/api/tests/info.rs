@@ -29,6 +29,7 @@ fn server() -> ServerFacts {
         max_batch_tokens: 16_384,
         max_concurrent_requests: 512,
         tokenization_workers: 2,
+        started_unix_seconds: 1_790_000_000,
     }
 }
 

@@ -145,3 +145,25 @@ fn an_empty_model_name_is_the_default_model() {
     assert_eq!(with(r#""model":"""#).model, None);
     assert_eq!(with(r#""model":"m""#).model.as_deref(), Some("m"));
 }
+
+#[test]
+fn no_store_keeps_a_request_out_of_the_cache() {
+    assert!(with_header("x-other", "no-store", "").may_cache);
+    for (value, expected) in
+        [("no-store", false), ("max-age=0, No-Store", false), ("no-cache", true), ("", true)]
+    {
+        assert_eq!(with_header("cache-control", value, "").may_cache, expected, "{value}");
+    }
+}
+
+#[test]
+fn a_priority_out_of_coheres_range_is_as_urgent_or_as_patient_as_can_be() {
+    assert_eq!(with(r#""x":1"#).priority, 0);
+    assert_eq!(with(r#""priority":null"#).priority, 0);
+    for (asked, priority) in [(0, 0), (7, 7), (999, 999), (-3, 0), (5000, 999)] {
+        assert_eq!(with(&format!(r#""priority":{asked}"#)).priority, priority);
+    }
+    let (status, body) =
+        refusal("/v2/rerank", r#"{"query":"q","documents":["a"],"priority":"high"}"#);
+    assert_eq!((status, &body["error"]["param"]), (400, &"priority".into()));
+}

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
 use crate::rerank::{Options, Service};
+use crate::tenant::Tenant;
 
 /// Scores the documents of one query. Many threads call it at once, and each call blocks.
 pub(super) trait Scorer: Sync {
@@ -57,6 +58,8 @@ pub(super) fn load(
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -81,8 +84,11 @@ impl Scorer for Local {
             inputs: Inputs::OneQuery { query: query.to_owned(), documents },
             truncation: self.truncation.clone(),
             timeout: None,
+            priority: 0,
+            may_cache: false,
         };
-        let response = self.service.rerank(request, Stamps::at(clock::now()));
+        let (tenant, stamps) = (Tenant::anonymous(), Stamps::at(clock::now()));
+        let response = self.service.rerank(request, stamps, &tenant);
         let results = self.runtime.block_on(response)?.results;
         Ok(results.iter().map(|scored| f64::from(scored.score.raw)).collect())
     }

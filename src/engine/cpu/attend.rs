@@ -6,7 +6,8 @@ use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
 use super::narrow::amx;
 use super::narrow::widen;
 use super::{Cpu, Isa, Rows};
-use crate::engine::{Dtype, Queries};
+use crate::engine::packed::Packed;
+use crate::engine::{AttentionKind, Dtype, Queries};
 
 /// Attention's workspace, sized for the longest sequence.
 #[derive(Debug)]
@@ -25,7 +26,10 @@ pub struct Scratch {
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
     first: usize,
+    /// Rows of its own.
     len: usize,
+    /// Rows before them, which begin the batch.
+    trunk_len: usize,
     num_queries: usize,
     /// Of the first query in the output.
     out_row: usize,
@@ -75,35 +79,45 @@ impl Cpu {
     pub(super) fn attend(
         &self,
         qkv: &Rows,
-        cu_seqlens: &[u32],
-        queries: Queries,
-        num_heads: usize,
+        batch: &Packed,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         let head_dim = scratch.head_dim;
-        assert_eq!(qkv.width, 3 * num_heads * head_dim, "query, key and value side by side");
-        assert_eq!(out.width, num_heads * head_dim, "columns of all heads");
-        let num_sequences = cu_seqlens.len().saturating_sub(1);
-        out.set_rows(match queries {
+        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
+        assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
+        assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
+        let trunk_len = batch.trunk_len;
+        let causal = kind.queries == Queries::All && kind.window.right == 0;
+        assert!(trunk_len == 0 || causal, "a trunk that nothing after it changes");
+        out.set_rows(match kind.queries {
             Queries::All => qkv.num_rows,
-            Queries::First => num_sequences,
+            Queries::First => batch.num_sequences(),
         });
-        for (i, bounds) in cu_seqlens.windows(2).enumerate() {
+        let mut attend = |sequence: Sequence| {
+            let fits = sequence.trunk_len + sequence.len <= scratch.max_length;
+            assert!(fits, "a sequence longer than the workspace");
+            if qkv.forms().wide {
+                self.attend_f32(qkv, sequence, kind, scratch, out);
+            } else {
+                self.attend_bf16(qkv, sequence, kind, scratch, out);
+            }
+        };
+        if trunk_len > 0 {
+            assert!(trunk_len <= qkv.num_rows, "rows of the trunk");
+            let num_queries = trunk_len;
+            attend(Sequence { first: 0, len: trunk_len, trunk_len: 0, num_queries, out_row: 0 });
+        }
+        for (i, bounds) in batch.cu_seqlens.windows(2).enumerate() {
             let (first, end) = (bounds[0] as usize, bounds[1] as usize);
             assert!(first < end && end <= qkv.num_rows, "rows of a sequence");
             let len = end - first;
-            assert!(len <= scratch.max_length, "a sequence longer than the workspace");
-            let (num_queries, out_row) = match queries {
+            let (num_queries, out_row) = match kind.queries {
                 Queries::All => (len, first),
                 Queries::First => (1, i),
             };
-            let sequence = Sequence { first, len, num_queries, out_row };
-            if qkv.forms().wide {
-                self.attend_f32(qkv, sequence, num_heads, scratch, out);
-            } else {
-                self.attend_bf16(qkv, sequence, num_heads, scratch, out);
-            }
+            attend(Sequence { first, len, trunk_len, num_queries, out_row });
         }
         self.encode(out);
     }
@@ -112,20 +126,24 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        let Sequence { first, len, num_queries, out_row } = sequence;
-        let out_stride = out.stride;
+        let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
+        let (out_stride, len) = (out.stride, trunk_len + len);
         let args = AttentionArgs {
             // SAFETY: `first` is a row of `qkv`.
             qkv: unsafe { qkv.wide().as_ptr().add(first * qkv.stride) },
             qkv_stride: qkv.stride,
+            trunk: qkv.wide().as_ptr(),
+            trunk_len,
             len,
             num_queries,
-            num_heads,
+            num_heads: kind.num_heads,
+            num_kv_heads: kind.num_kv_heads,
             head_dim: scratch.head_dim,
+            window: kind.window,
             // SAFETY: `out_row` is a row of `out`, sized by `attend`.
             out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
             out_stride,
@@ -140,23 +158,27 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if self.isa == Isa::Amx {
-            let Sequence { first, len, num_queries, out_row } = sequence;
-            let (head_dim, out_stride) = (scratch.head_dim, out.stride);
+            let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
+            let (head_dim, out_stride, len) = (scratch.head_dim, out.stride, trunk_len + len);
             assert!(scratch.tiles.len() >= amx::attention::work_bytes(len, head_dim), "workspace");
             let args = amx::attention::AttentionArgs {
                 // SAFETY: `first` is a row of `qkv`.
                 qkv: unsafe { qkv.half().as_ptr().add(first * qkv.stride) },
                 qkv_stride: qkv.stride,
+                trunk: qkv.half().as_ptr(),
+                trunk_len,
                 len,
                 num_queries,
-                num_heads,
+                num_heads: kind.num_heads,
+                num_kv_heads: kind.num_kv_heads,
                 head_dim,
+                window: kind.window,
                 // SAFETY: `out_row` is a row of `out`, sized by `attend`.
                 out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
                 out_stride,
@@ -167,8 +189,8 @@ impl Cpu {
             unsafe { amx::attention::attention(&args) };
             return;
         }
-        for head in 0..num_heads {
-            self.attend_head(qkv, sequence, (head, num_heads), scratch, out);
+        for head in 0..kind.num_heads {
+            self.attend_head(qkv, sequence, head, kind, scratch, out);
         }
     }
 
@@ -177,26 +199,36 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        (head, num_heads): (usize, usize),
+        head: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        let Sequence { first, len, num_queries, out_row } = sequence;
-        let (dim, out_stride) = (scratch.head_dim, out.stride);
+        let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
+        let (dim, out_stride, len) = (scratch.head_dim, out.stride, trunk_len + len);
+        let AttentionKind { num_heads, num_kv_heads, window, .. } = *kind;
+        let key = num_heads + head / (num_heads / num_kv_heads);
         for (t, floats) in scratch.head.chunks_exact_mut(3 * dim).take(len).enumerate() {
-            let row = &qkv.half()[(first + t) * qkv.stride..];
-            for (part, floats) in floats.chunks_exact_mut(dim).enumerate() {
-                let numbers = &row[(part * num_heads + head) * dim..][..dim];
+            let row = if t < trunk_len { t } else { first + t - trunk_len };
+            let row = &qkv.half()[row * qkv.stride..];
+            let parts = floats.chunks_exact_mut(dim).zip([head, key, key + num_kv_heads]);
+            for (floats, head) in parts {
+                let numbers = &row[head * dim..][..dim];
                 floats.iter_mut().zip(numbers).for_each(|(x, bf16)| *x = widen(*bf16));
             }
         }
         let args = AttentionArgs {
-            qkv: scratch.head.as_ptr(),
+            // SAFETY: `head` has the trunk's rows and those of the sequence.
+            qkv: unsafe { scratch.head.as_ptr().add(trunk_len * 3 * dim) },
             qkv_stride: 3 * dim,
+            trunk: scratch.head.as_ptr(),
+            trunk_len,
             len,
             num_queries,
             num_heads: 1,
+            num_kv_heads: 1,
             head_dim: dim,
+            window,
             // SAFETY: `out_row` is a row of `out`, and `head * dim` lies in it.
             out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride + head * dim) },
             out_stride,

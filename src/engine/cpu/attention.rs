@@ -7,6 +7,7 @@ use super::gemm::{tile_height, tile_of};
 use super::kernels::{AttentionArgs, scores_stride};
 use super::math;
 use super::simd::Simd;
+use std::ops::Range;
 
 /// Stands where no key is: its weight is `2^-125` of the largest, lost in any sum.
 const NO_KEY: f32 = -1e30;
@@ -16,11 +17,14 @@ const NO_KEY: f32 = -1e30;
 /// `AttentionSizes`, and nothing overlaps.
 #[inline(always)]
 pub(super) unsafe fn attention<S: Simd, const MR: usize, const NV: usize>(args: &AttentionArgs) {
+    let group = args.num_heads / args.num_kv_heads;
     for head in 0..args.num_heads {
         // SAFETY: the caller's promise; `head` is in range.
         unsafe {
-            pack_keys(args, head, NV * S::LANES);
-            pack_values(args, head, NV * S::LANES);
+            if head.is_multiple_of(group) {
+                pack_keys(args, head / group, NV * S::LANES);
+                pack_values(args, head / group, NV * S::LANES);
+            }
             let (height, mut row) = (tile_height(args.num_queries, MR), 0);
             while row < args.num_queries {
                 let rows = height.min(args.num_queries - row);
@@ -43,10 +47,12 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
     let (panel, len, dim) = (NV * S::LANES, args.len, args.head_dim);
     let (stride, width) = (scores_stride(len, panel), dim.next_multiple_of(panel));
     let work = &args.work;
+    // Keys that some query of the tile sees, from a whole panel on: an edge that depends on the sequence alone.
+    let (first, end) = (args.visible(row).start / panel * panel, args.visible(row + rows - 1).end);
     // SAFETY: offsets stay inside the sizes of `AttentionSizes` for this `len` and `dim`.
     unsafe {
         let query = args.qkv.add(row * args.qkv_stride + head * dim);
-        for i in 0..len.div_ceil(panel) {
+        for i in first / panel..end.div_ceil(panel) {
             let (keys, scores) = (work.keys.add(i * dim * panel), work.scores.add(i * panel));
             tile_of::<S, MR, NV>(
                 rows,
@@ -61,11 +67,16 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
         }
         let mut scale = [0f32; MR];
         for (i, scale) in scale.iter_mut().enumerate().take(rows) {
-            *scale = 1.0 / softmax::<S>(work.scores.add(i * stride), len);
+            let visible = args.visible(row + i);
+            let visible = visible.start - first..visible.end - first;
+            let scores = work.scores.add(i * stride + first);
+            *scale = 1.0 / softmax::<S>(scores, visible, end - first);
         }
         for i in 0..width / panel {
-            let (values, tile) = (work.values.add(i * len * panel), work.tile.add(i * panel));
-            tile_of::<S, MR, NV>(rows, len, work.scores, stride, values, work.zeros, tile, width);
+            let values = work.values.add((i * len + first) * panel);
+            let (scores, tile) = (work.scores.add(first), work.tile.add(i * panel));
+            let k = end - first;
+            tile_of::<S, MR, NV>(rows, k, scores, stride, values, work.zeros, tile, width);
         }
         for (i, scale) in scale.iter().enumerate().take(rows) {
             let out = args.out.add((row + i) * args.out_stride + head * dim);
@@ -77,16 +88,17 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// Replaces scores by `2^(score - max)` and returns their sum.
+/// Replaces the scores of `visible` keys by `2^(score - max)`, those of others of the `len` by nothing,
+/// and returns their sum.
 ///
 /// # Safety
-/// `scores` is valid for `len` floats rounded up to whole vectors.
+/// `scores` is valid for `len` floats rounded up to whole vectors; `visible` is not empty and ends by `len`.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(scores: *mut f32, len: usize) -> f32 {
+unsafe fn softmax<S: Simd>(scores: *mut f32, visible: Range<usize>, len: usize) -> f32 {
     let padded = len.next_multiple_of(S::LANES);
     // SAFETY: below `padded`.
     unsafe {
-        for i in len..padded {
+        for i in (0..visible.start).chain(visible.end..padded) {
             *scores.add(i) = NO_KEY;
         }
         let mut max = S::load(scores);
@@ -99,6 +111,10 @@ unsafe fn softmax<S: Simd>(scores: *mut f32, len: usize) -> f32 {
             let weight = math::exp2::<S>(S::sub(S::load(scores.add(i)), max));
             S::store(scores.add(i), weight);
             sum = S::add(sum, weight);
+        }
+        // Nothing at all, so that no key outside of what a query sees can change a bit.
+        for i in (0..visible.start).chain(visible.end..len) {
+            *scores.add(i) = 0.0;
         }
         S::reduce_add(sum)
     }
@@ -113,12 +129,12 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, panel: usize) {
     let (len, dim) = (args.len, args.head_dim);
     // SAFETY: keys begin after all heads' queries in each row; `keys` holds whole panels.
     unsafe {
-        let keys = args.qkv.add((args.num_heads + head) * dim);
+        let column = (args.num_heads + head) * dim;
         for first in (0..len).step_by(panel) {
             let out = args.work.keys.add(first * dim);
             for t in 0..panel {
                 if first + t < len {
-                    let key = keys.add((first + t) * args.qkv_stride);
+                    let key = args.row(first + t).add(column);
                     for d in 0..dim {
                         *out.add(d * panel + t) = *key.add(d);
                     }
@@ -141,11 +157,11 @@ unsafe fn pack_values(args: &AttentionArgs, head: usize, panel: usize) {
     let (len, dim) = (args.len, args.head_dim);
     // SAFETY: values begin after all heads' queries and keys in each row; `values` holds whole panels.
     unsafe {
-        let values = args.qkv.add((2 * args.num_heads + head) * dim);
+        let column = (args.num_heads + args.num_kv_heads + head) * dim;
         for first in (0..dim).step_by(panel) {
             let columns = panel.min(dim - first);
             for t in 0..len {
-                let value = values.add(t * args.qkv_stride + first);
+                let value = args.row(t).add(column + first);
                 let out = args.work.values.add(first * len + t * panel);
                 std::ptr::copy_nonoverlapping(value, out, columns);
                 out.add(columns).write_bytes(0, panel - columns);

@@ -2,7 +2,8 @@
 //!
 //! The arguments are raw: [`super::Cpu`] checks every length before it makes them.
 
-use crate::engine::Epilogue;
+use crate::engine::{Epilogue, Gate, NormKind, Window};
+use std::ops::Range;
 
 /// The f32 kernels of one instruction set.
 #[derive(Debug)]
@@ -14,6 +15,9 @@ pub(super) struct Kernels {
     pub(super) linear: unsafe fn(&LinearArgs),
     pub(super) attention: unsafe fn(&AttentionArgs),
     pub(super) add_norm: unsafe fn(&NormArgs),
+    pub(super) gate: unsafe fn(&GateArgs),
+    pub(super) rotate: unsafe fn(&RotateArgs),
+    pub(super) head_norm: unsafe fn(&HeadNormArgs),
 }
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
@@ -37,18 +41,51 @@ pub(super) struct LinearArgs {
 /// All heads of one sequence.
 #[derive(Debug)]
 pub(super) struct AttentionArgs {
-    /// `[len, 3 * num_heads * head_dim]`: query, key, value.
+    /// `[len, (num_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values.
     pub(super) qkv: *const f32,
     pub(super) qkv_stride: usize,
+    /// Rows of the same kind that come before them, for keys and values alone.
+    pub(super) trunk: *const f32,
+    pub(super) trunk_len: usize,
+    /// Of all keys, the trunk's included.
     pub(super) len: usize,
     /// Queries are the first `num_queries` rows.
     pub(super) num_queries: usize,
     pub(super) num_heads: usize,
+    pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
+    pub(super) window: Window,
     /// `[num_queries, num_heads * head_dim]`
     pub(super) out: *mut f32,
     pub(super) out_stride: usize,
     pub(super) work: Workspace,
+}
+
+impl AttentionArgs {
+    /// The keys that the query at `row` sees.
+    pub(super) fn visible(&self, row: usize) -> Range<usize> {
+        visible(self.window, self.trunk_len + row, self.len)
+    }
+
+    /// The row of key `t`.
+    ///
+    /// # Safety
+    /// `args` describes valid memory, and `t` is below `len`.
+    #[inline(always)]
+    pub(super) unsafe fn row(&self, t: usize) -> *const f32 {
+        // SAFETY: the trunk has `trunk_len` rows, and `qkv` the rest.
+        unsafe {
+            match t.checked_sub(self.trunk_len) {
+                None => self.trunk.add(t * self.qkv_stride),
+                Some(own) => self.qkv.add(own * self.qkv_stride),
+            }
+        }
+    }
+}
+
+/// The keys that the query at `row` of a sequence of `len` tokens sees: its own at least.
+pub(super) fn visible(window: Window, row: usize, len: usize) -> Range<usize> {
+    row.saturating_sub(window.left)..len.min(row + window.right + 1)
 }
 
 /// Parts of the attention scratch; see [`AttentionSizes`].
@@ -94,17 +131,63 @@ pub(super) fn scores_stride(len: usize, panel: usize) -> usize {
     len.next_multiple_of(panel) + 16
 }
 
-/// `hidden = norm(hidden + update)`, row by row.
+/// `hidden += update` and `out = norm(hidden)`, row by row; `out` may be `hidden`, and a null update is none.
 #[derive(Debug)]
 pub(super) struct NormArgs<U = f32> {
+    pub(super) kind: NormKind,
     pub(super) hidden: *mut f32,
     pub(super) hidden_stride: usize,
     pub(super) update: *const U,
     pub(super) update_stride: usize,
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
     pub(super) rows: usize,
     pub(super) width: usize,
     pub(super) gamma: *const f32,
     pub(super) beta: *const f32,
+    pub(super) eps: f32,
+}
+
+/// `out = gate(x[..width]) * x[width..2 * width]`, row by row.
+#[derive(Debug)]
+pub(super) struct GateArgs<U = f32> {
+    pub(super) gate: Gate,
+    pub(super) x: *const U,
+    pub(super) x_stride: usize,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
+}
+
+/// Rotates the first `num_heads` heads of each row in place.
+#[derive(Debug)]
+pub(super) struct RotateArgs<U = f32> {
+    pub(super) rows: *mut U,
+    pub(super) stride: usize,
+    pub(super) num_rows: usize,
+    pub(super) num_heads: usize,
+    /// Half of a head, whole vectors.
+    pub(super) half: usize,
+    /// `[num_rows]`, each below the tables' rows.
+    pub(super) positions: *const u32,
+    /// `[max_positions, half]` each.
+    pub(super) cosines: *const f32,
+    pub(super) sines: *const f32,
+}
+
+/// RMS norms of `num_heads` heads of each row in place.
+#[derive(Debug)]
+pub(super) struct HeadNormArgs<U = f32> {
+    /// The first of the heads in the first row.
+    pub(super) heads: *mut U,
+    pub(super) stride: usize,
+    pub(super) num_rows: usize,
+    pub(super) num_heads: usize,
+    /// Whole vectors.
+    pub(super) head_dim: usize,
+    /// `[head_dim]`
+    pub(super) gamma: *const f32,
     pub(super) eps: f32,
 }
 
@@ -113,8 +196,10 @@ macro_rules! kernel_table {
     ($simd:ty, $features:literal, rows: $rows:literal, vectors: $vectors:literal) => {
         mod entry {
             use super::*;
-            use crate::engine::cpu::kernels::{AttentionArgs, LinearArgs, NormArgs};
-            use crate::engine::cpu::{attention, gemm, norm, numbers};
+            use crate::engine::cpu::kernels::{
+                AttentionArgs, GateArgs, HeadNormArgs, LinearArgs, NormArgs, RotateArgs,
+            };
+            use crate::engine::cpu::{attention, gemm, norm, numbers, rowwise};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
@@ -136,6 +221,27 @@ macro_rules! kernel_table {
                 // SAFETY: as above.
                 unsafe { norm::add_norm::<$simd, numbers::F32>(args) }
             }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn gate(args: &GateArgs) {
+                // SAFETY: as above.
+                unsafe { rowwise::gate::<$simd, numbers::F32>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn rotate(args: &RotateArgs) {
+                // SAFETY: as above.
+                unsafe { rowwise::rotate::<$simd, numbers::F32>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn head_norm(args: &HeadNormArgs) {
+                // SAFETY: as above.
+                unsafe { rowwise::head_norm::<$simd, numbers::F32>(args) }
+            }
         }
 
         pub(super) static KERNELS: super::kernels::Kernels = super::kernels::Kernels {
@@ -144,6 +250,9 @@ macro_rules! kernel_table {
             linear: entry::linear,
             attention: entry::attention,
             add_norm: entry::add_norm,
+            gate: entry::gate,
+            rotate: entry::rotate,
+            head_norm: entry::head_norm,
         };
     };
 }

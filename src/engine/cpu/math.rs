@@ -1,7 +1,7 @@
 //! The transcendental functions of the kernels, as polynomials, with their error bounds.
 
 use super::simd::Simd;
-use crate::engine::Epilogue;
+use crate::engine::{Epilogue, Gate};
 
 /// `2^x` on [-1/2, 1/2], relative error 2.7e-7 in f32 (least squares at Chebyshev nodes, exact at 0).
 pub(super) const EXP2: [f32; 6] =
@@ -87,6 +87,20 @@ unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     unsafe {
         let one = S::splat(1.0);
         S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.0), x))))
+    }
+}
+
+/// The activation of the half of a row that gates the other.
+#[inline(always)]
+pub(super) unsafe fn gate<S: Simd>(gate: Gate, x: S::V) -> S::V {
+    // SAFETY: the caller's CPU has the instruction set.
+    unsafe {
+        match gate {
+            Gate::Gelu => activate::<S>(Epilogue::BiasGelu, x),
+            Gate::GeluTanh => activate::<S>(Epilogue::BiasGeluTanh, x),
+            Gate::Silu => S::mul(x, sigmoid::<S>(x)),
+            Gate::Relu => activate::<S>(Epilogue::BiasRelu, x),
+        }
     }
 }
 

@@ -25,18 +25,22 @@ mod norm;
 mod numbers;
 mod portable;
 mod rows;
+mod rowwise;
 mod simd;
 mod weight;
 
 pub use attend::Scratch;
 pub use isa::Isa;
 pub use rows::Rows;
-pub use weight::{Embeddings, Linear, Norm};
+pub use weight::{Embeddings, Linear, Norm, Rope};
 
 use super::packed::Packed;
-use super::{Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use super::{
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, Pooling,
+    ROPE_HEAD_DIM, RopeInit,
+};
 use crate::error::DeviceError;
-use kernels::{Kernels, NormArgs};
+use kernels::{GateArgs, HeadNormArgs, Kernels, NormArgs, RotateArgs};
 
 /// The kernels of one instruction set, and the precision that weights are prepared for.
 #[derive(Debug, Clone, Copy)]
@@ -71,33 +75,81 @@ impl Cpu {
         self.dtype
     }
 
-    /// `hidden = norm(hidden + update)` for `rows` rows, `strides` apart, by one of the two kernels.
-    fn add_norm<U>(
-        kernel: unsafe fn(&NormArgs<U>),
-        hidden: (&mut [f32], usize),
-        update: (&[U], usize),
-        rows: usize,
+    /// `hidden += update` and `out = norm(hidden)` by the kernel for the update's form; without `out` the result
+    /// stays in `hidden`.
+    fn add_norm(
+        &self,
+        hidden: &mut Rows,
+        update: Option<&Rows>,
         norm: &Norm,
+        out: Option<&mut Rows>,
     ) {
-        let ((hidden, hidden_stride), (update, update_stride)) = (hidden, update);
-        let width = norm.width();
-        for (len, stride) in [(hidden.len(), hidden_stride), (update.len(), update_stride)] {
-            assert!(rows == 0 || (rows - 1) * stride + width <= len, "{rows} rows to norm");
+        let (rows, width, stride) = (hidden.num_rows, norm.width(), hidden.stride);
+        assert_eq!(hidden.width, width, "columns to norm");
+        assert!(hidden.forms().wide, "a residual stream in f32");
+        if let Some(update) = update {
+            assert!(update.num_rows == rows && update.width == width, "rows to add");
         }
-        let args = NormArgs {
-            hidden: hidden.as_mut_ptr(),
-            hidden_stride,
-            update: update.as_ptr(),
+        let hidden = hidden.wide_mut().as_mut_ptr();
+        let (out, out_stride) = match out {
+            None => (hidden, stride),
+            Some(out) => {
+                assert_eq!(out.width, width, "columns to write");
+                out.set_rows(rows);
+                let stride = out.stride;
+                (out.wide_mut().as_mut_ptr(), stride)
+            }
+        };
+        let sizes = Sizes { rows, width, stride, out_stride };
+        // SAFETY: `with_isa` asked the CPU; rows and widths were compared above, rows lie inside their buffers
+        // by construction, and `Norm` keeps `width` floats of gamma and beta.
+        unsafe {
+            match update {
+                Some(update) if !update.forms().wide => {
+                    let update = (update.half().as_ptr(), update.stride);
+                    (self.narrow.add_norm)(&sizes.args(hidden, update, norm, out));
+                }
+                _ => {
+                    let update = update.map_or((std::ptr::null(), 0), |update| {
+                        (update.wide().as_ptr(), update.stride)
+                    });
+                    (self.kernels.add_norm)(&sizes.args(hidden, update, norm, out));
+                }
+            }
+        }
+    }
+}
+
+/// Sizes of rows to norm.
+struct Sizes {
+    rows: usize,
+    width: usize,
+    stride: usize,
+    out_stride: usize,
+}
+
+impl Sizes {
+    fn args<U>(
+        &self,
+        hidden: *mut f32,
+        (update, update_stride): (*const U, usize),
+        norm: &Norm,
+        out: *mut f32,
+    ) -> NormArgs<U> {
+        NormArgs {
+            kind: norm.kind,
+            hidden,
+            hidden_stride: self.stride,
+            update,
             update_stride,
-            rows,
-            width,
+            out,
+            out_stride: self.out_stride,
+            rows: self.rows,
+            width: self.width,
             gamma: norm.gamma.as_ptr(),
             beta: norm.beta.as_ptr(),
             eps: norm.eps,
-        };
-        // SAFETY: `with_isa` asked the CPU; the slices were found long enough above, and `Norm` keeps
-        // `width` floats of gamma and beta.
-        unsafe { kernel(&args) };
+        }
     }
 }
 
@@ -107,6 +159,7 @@ impl Backend for Cpu {
     type Linear = Linear;
     type Norm = Norm;
     type Embeddings = Embeddings;
+    type Rope = Rope;
     type Rows = Rows;
     type Scratch = Scratch;
     type Batch = Packed;
@@ -130,6 +183,10 @@ impl Backend for Cpu {
         Ok(Embeddings::new(init))
     }
 
+    fn prepare_rope(&self, init: &RopeInit<'_>) -> Result<Rope, DeviceError> {
+        Ok(Rope::new(init))
+    }
+
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
         Ok(Rows::new(max_rows, width, self.dtype))
     }
@@ -149,14 +206,19 @@ impl Backend for Cpu {
             let kind = table.token_type(group.token_type_ids[t]);
             let position = table.position(group.position_ids[t]);
             let row = out.row_mut(t);
-            for ((x, word), kind) in row.iter_mut().zip(word).zip(kind) {
-                *x = word + kind;
+            for (((x, word), kind), position) in row.iter_mut().zip(word).zip(kind).zip(position) {
+                *x = word + kind + position;
             }
-            let width = row.len();
-            let kernel = self.kernels.add_norm;
-            Self::add_norm(kernel, (row, width), (position, width), 1, norm);
         }
+        self.add_norm(out, None, norm, None);
         self.encode(out);
+    }
+
+    fn embed(&self, group: &Packed, table: &Embeddings, out: &mut Rows) {
+        out.set_rows(group.num_tokens());
+        for (t, id) in group.input_ids.iter().enumerate() {
+            out.row_mut(t).copy_from_slice(table.word(*id));
+        }
     }
 
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
@@ -167,32 +229,119 @@ impl Backend for Cpu {
         self.linear(x, w, Epilogue::Bias, out);
     }
 
+    fn project(&self, x: &Rows, w: &Linear, out: &mut Rows) {
+        self.multiply(x, w, Epilogue::Bias, out);
+        self.encode(out);
+    }
+
+    fn gated_activation(&self, x: &Rows, gate: Gate, out: &mut Rows) {
+        assert_eq!(x.width, 2 * out.width, "columns to gate");
+        out.set_rows(x.num_rows);
+        let (rows, width, x_stride, out_stride) = (x.num_rows, out.width, x.stride, out.stride);
+        let out_start = out.wide_mut().as_mut_ptr();
+        // SAFETY: `with_isa` asked the CPU; widths were compared above, and rows lie inside their buffers.
+        unsafe {
+            if x.forms().wide {
+                let x = x.wide().as_ptr();
+                let args = GateArgs { gate, x, x_stride, rows, width, out: out_start, out_stride };
+                (self.kernels.gate)(&args);
+            } else {
+                let x = x.half().as_ptr();
+                let args = GateArgs { gate, x, x_stride, rows, width, out: out_start, out_stride };
+                (self.narrow.gate)(&args);
+            }
+        }
+        self.encode(out);
+    }
+
+    fn head_norm(&self, qkv: &mut Rows, queries: &Norm, keys: &Norm, kind: &AttentionKind) {
+        let head_dim = queries.width();
+        assert_eq!(keys.width(), head_dim, "heads of one size");
+        assert!(head_dim.is_multiple_of(ROPE_HEAD_DIM), "whole vectors to norm");
+        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "columns of all heads");
+        let (num_rows, stride) = (qkv.num_rows, qkv.stride);
+        let heads = [(0, kind.num_heads, queries), (kind.num_heads, kind.num_kv_heads, keys)];
+        for (first, num_heads, norm) in heads {
+            let (gamma, eps) = (norm.gamma.as_ptr(), norm.eps);
+            // SAFETY: `with_isa` asked the CPU; widths were compared above, rows lie inside their buffers, and
+            // all heads inside a row.
+            unsafe {
+                if qkv.forms().wide {
+                    let heads = qkv.wide_mut().as_mut_ptr().add(first * head_dim);
+                    let args =
+                        HeadNormArgs { heads, stride, num_rows, num_heads, head_dim, gamma, eps };
+                    (self.kernels.head_norm)(&args);
+                } else {
+                    let heads = qkv.half_mut().as_mut_ptr().add(first * head_dim);
+                    let args =
+                        HeadNormArgs { heads, stride, num_rows, num_heads, head_dim, gamma, eps };
+                    (self.narrow.head_norm)(&args);
+                }
+            }
+        }
+    }
+
+    fn rotate(&self, qkv: &mut Rows, batch: &Packed, rope: &Rope, kind: &AttentionKind) {
+        let num_heads = kind.num_heads + kind.num_kv_heads;
+        assert_eq!(qkv.width, kind.num_row_heads() * 2 * rope.half, "columns of all heads");
+        assert_eq!(qkv.num_rows, batch.num_tokens(), "rows of the batch");
+        let positions = &batch.position_ids;
+        let known = positions.iter().all(|position| (*position as usize) < rope.max_positions);
+        assert!(known, "positions of the tables");
+        let (num_rows, stride, half) = (qkv.num_rows, qkv.stride, rope.half);
+        let positions = positions.as_ptr();
+        let (cosines, sines) = (rope.cosines.as_ptr(), rope.sines.as_ptr());
+        // SAFETY: `with_isa` asked the CPU; widths, rows and positions were compared above.
+        unsafe {
+            if qkv.forms().wide {
+                let rows = qkv.wide_mut().as_mut_ptr();
+                let args = RotateArgs {
+                    rows,
+                    stride,
+                    num_rows,
+                    num_heads,
+                    half,
+                    positions,
+                    cosines,
+                    sines,
+                };
+                (self.kernels.rotate)(&args);
+            } else {
+                let rows = qkv.half_mut().as_mut_ptr();
+                let args = RotateArgs {
+                    rows,
+                    stride,
+                    num_rows,
+                    num_heads,
+                    half,
+                    positions,
+                    cosines,
+                    sines,
+                };
+                (self.narrow.rotate)(&args);
+            }
+        }
+    }
+
     fn attention(
         &self,
         qkv: &Rows,
         batch: &Packed,
-        queries: Queries,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        self.attend(qkv, &batch.cu_seqlens, queries, num_heads, scratch, out);
+        self.attend(qkv, batch, kind, scratch, out);
     }
 
     fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {
-        assert_eq!(hidden.num_rows, update.num_rows, "rows to add");
-        assert!(hidden.width == norm.width() && update.width == norm.width(), "widths to norm");
-        let (rows, stride) = (hidden.num_rows, hidden.stride);
-        assert!(hidden.forms().wide, "a residual stream in f32");
-        let wide = (hidden.wide_mut(), stride);
-        if update.forms().wide {
-            let update = (update.wide(), update.stride);
-            Self::add_norm(self.kernels.add_norm, wide, update, rows, norm);
-        } else {
-            let update = (update.half(), update.stride);
-            Self::add_norm(self.narrow.add_norm, wide, update, rows, norm);
-        }
+        self.add_norm(hidden, Some(update), norm, None);
         self.encode(hidden);
+    }
+
+    fn pre_norm(&self, hidden: &mut Rows, update: Option<&Rows>, norm: &Norm, out: &mut Rows) {
+        self.add_norm(hidden, update, norm, Some(out));
+        self.encode(out);
     }
 
     fn pool(&self, hidden: &Rows, batch: &Packed, pooling: Pooling, out: &mut Rows) {
@@ -201,7 +350,8 @@ impl Backend for Cpu {
         for (i, bounds) in batch.cu_seqlens.windows(2).enumerate() {
             let (first, end) = (bounds[0] as usize, bounds[1] as usize);
             let pooled = out.row_mut(i);
-            pooled.copy_from_slice(hidden.row(first));
+            let from = if pooling == Pooling::Last { end - 1 } else { first };
+            pooled.copy_from_slice(hidden.row(from));
             if pooling == Pooling::Mean {
                 for t in first + 1..end {
                     pooled.iter_mut().zip(hidden.row(t)).for_each(|(sum, x)| *sum += x);

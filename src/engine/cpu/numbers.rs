@@ -14,6 +14,8 @@ pub(super) trait Numbers<S: Simd> {
     unsafe fn load(p: *const Self::Number) -> S::V;
     /// Reads `n < LANES` numbers, zeros after them.
     unsafe fn load_part(p: *const Self::Number, n: usize) -> S::V;
+    /// Writes `LANES` numbers, rounded to nearest.
+    unsafe fn store(p: *mut Self::Number, v: S::V);
 }
 
 #[derive(Debug)]
@@ -31,6 +33,11 @@ impl<S: Simd> Numbers<S> for F32 {
     unsafe fn load_part(p: *const f32, n: usize) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { S::load_part(p, n, 0.0) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store(p, v) }
     }
 }
 
@@ -53,5 +60,10 @@ impl<S: Lanes> Numbers<S> for Bf16 {
             std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
             S::load_bf16(lanes.as_ptr())
         }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u16, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store_bf16(p, v) }
     }
 }

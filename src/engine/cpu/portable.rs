@@ -3,14 +3,16 @@
 //! Nothing is shared with the SIMD kernels but the table's layouts: exponentials come from the standard
 //! library, and the error function from its series and continued fraction.
 
-use super::kernels::{AttentionArgs, Kernels, LinearArgs, NormArgs};
-use crate::engine::Epilogue;
+use super::kernels::{
+    AttentionArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, NormArgs, RotateArgs,
+};
+use crate::engine::{Epilogue, Gate, NormKind};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 const PANEL: usize = 16;
 
 pub(super) static KERNELS: Kernels =
-    Kernels { panel: PANEL, tile_rows: 1, linear, attention, add_norm };
+    Kernels { panel: PANEL, tile_rows: 1, linear, attention, add_norm, gate, rotate, head_norm };
 
 /// # Safety
 /// `args` describes valid memory and `out` overlaps nothing else.
@@ -87,18 +89,20 @@ fn erf(x: f64) -> f64 {
 unsafe fn attention(args: &AttentionArgs) {
     let (len, dim) = (args.len, args.head_dim);
     // SAFETY: the caller's promise.
-    let scores = unsafe { from_raw_parts_mut(args.work.scores, len) };
+    let all_scores = unsafe { from_raw_parts_mut(args.work.scores, len) };
     for head in 0..args.num_heads {
-        // Part 0 is the queries, 1 the keys, 2 the values.
-        let part = |part: usize, t: usize| {
-            let at = t * args.qkv_stride + (part * args.num_heads + head) * dim;
-            // SAFETY: `t` is below `len` and the three parts lie in each row.
-            unsafe { from_raw_parts(args.qkv.add(at), dim) }
+        let kv_head = head / (args.num_heads / args.num_kv_heads);
+        let of = |head: usize, t: usize| {
+            // SAFETY: `t` is below `len` and the heads of all three parts lie in each row.
+            unsafe { from_raw_parts(args.row(t).add(head * dim), dim) }
         };
+        let key = |t| of(args.num_heads + kv_head, t);
+        let value = |t| of(args.num_heads + args.num_kv_heads + kv_head, t);
         for t in 0..args.num_queries {
-            let query = part(0, t);
-            for (s, score) in scores.iter_mut().enumerate() {
-                *score = query.iter().zip(part(1, s)).map(|(q, k)| q * k).sum();
+            let (query, visible) = (of(head, args.trunk_len + t), args.visible(t));
+            let scores = &mut all_scores[visible.clone()];
+            for (s, score) in visible.clone().zip(scores.iter_mut()) {
+                *score = query.iter().zip(key(s)).map(|(q, k)| q * k).sum();
             }
             let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().for_each(|score| *score = (*score - max).exp2());
@@ -107,8 +111,8 @@ unsafe fn attention(args: &AttentionArgs) {
             let out =
                 unsafe { from_raw_parts_mut(args.out.add(t * args.out_stride + head * dim), dim) };
             out.fill(0.0);
-            for (s, weight) in scores.iter().enumerate() {
-                for (out, value) in out.iter_mut().zip(part(2, s)) {
+            for (s, weight) in visible.zip(scores.iter()) {
+                for (out, value) in out.iter_mut().zip(value(s)) {
                     *out += weight / sum * value;
                 }
             }
@@ -122,8 +126,9 @@ unsafe fn add_norm(args: &NormArgs) {
     for row in 0..args.rows {
         // SAFETY: a row below `rows`.
         unsafe {
-            let update = from_raw_parts(args.update.add(row * args.update_stride), args.width);
-            norm_row(args, row, update.iter().copied());
+            let update = (!args.update.is_null())
+                .then(|| from_raw_parts(args.update.add(row * args.update_stride), args.width));
+            norm_row(args, row, update.into_iter().flatten().copied());
         }
     }
 }
@@ -147,12 +152,110 @@ pub(super) unsafe fn norm_row<U>(
         )
     };
     hidden.iter_mut().zip(update).for_each(|(h, u)| *h += u);
-    let mean = hidden.iter().sum::<f32>() / width as f32;
+    let mean = match args.kind {
+        NormKind::Layer => hidden.iter().sum::<f32>() / width as f32,
+        NormKind::Rms => 0.0,
+    };
     let variance = hidden.iter().map(|h| (h - mean).powi(2)).sum::<f32>() / width as f32;
     let scale = 1.0 / (variance + args.eps).sqrt();
-    for (h, (gamma, beta)) in hidden.iter_mut().zip(gamma.iter().zip(beta)) {
-        *h = (*h - mean) * scale * gamma + beta;
+    for (i, (gamma, beta)) in gamma.iter().zip(beta).enumerate() {
+        let y = (hidden[i] - mean) * scale * gamma + beta;
+        // SAFETY: a column of the row of `out`, which may be `hidden`.
+        unsafe { *args.out.add(row * args.out_stride + i) = y };
     }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn gate(args: &GateArgs) {
+    for row in 0..args.rows {
+        // SAFETY: a row below `rows`.
+        unsafe {
+            let x = from_raw_parts(args.x.add(row * args.x_stride), 2 * args.width);
+            gate_row(args, row, x.iter().copied());
+        }
+    }
+}
+
+/// Row `row` of [`gate`], whatever its numbers are stored as.
+///
+/// # Safety
+/// `args` describes valid memory and has the row.
+pub(super) unsafe fn gate_row<U>(
+    args: &GateArgs<U>,
+    row: usize,
+    x: impl Iterator<Item = f32> + Clone,
+) {
+    // SAFETY: the caller's promise.
+    let out = unsafe { from_raw_parts_mut(args.out.add(row * args.out_stride), args.width) };
+    for (out, (gate, up)) in out.iter_mut().zip(x.clone().zip(x.skip(args.width))) {
+        let gate = match args.gate {
+            Gate::Gelu => activate(Epilogue::BiasGelu, gate),
+            Gate::GeluTanh => activate(Epilogue::BiasGeluTanh, gate),
+            Gate::Silu => gate / (1.0 + (-gate).exp()),
+            Gate::Relu => gate.max(0.0),
+        };
+        *out = gate * up;
+    }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn rotate(args: &RotateArgs) {
+    for row in 0..args.num_rows {
+        // SAFETY: a row below `num_rows`.
+        unsafe {
+            let width = args.num_heads * 2 * args.half;
+            let numbers = from_raw_parts_mut(args.rows.add(row * args.stride), width);
+            rotate_row(args, row, numbers);
+        }
+    }
+}
+
+/// Row `row` of [`rotate`], whatever its numbers are stored as.
+///
+/// # Safety
+/// `args` describes valid memory and has the row.
+pub(super) unsafe fn rotate_row<U>(args: &RotateArgs<U>, row: usize, numbers: &mut [f32]) {
+    // SAFETY: the position is one of the tables'.
+    let (cosines, sines) = unsafe {
+        let at = *args.positions.add(row) as usize * args.half;
+        (
+            from_raw_parts(args.cosines.add(at), args.half),
+            from_raw_parts(args.sines.add(at), args.half),
+        )
+    };
+    for head in numbers.chunks_exact_mut(2 * args.half) {
+        let (low, high) = head.split_at_mut(args.half);
+        for (i, (x, y)) in low.iter_mut().zip(high).enumerate() {
+            (*x, *y) = (*x * cosines[i] - *y * sines[i], *y * cosines[i] + *x * sines[i]);
+        }
+    }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn head_norm(args: &HeadNormArgs) {
+    for at in 0..args.num_rows * args.num_heads {
+        let (row, head) = (at / args.num_heads, at % args.num_heads);
+        // SAFETY: a row below `num_rows`, a head below `num_heads`.
+        unsafe {
+            let start = args.heads.add(row * args.stride + head * args.head_dim);
+            norm_head(args, from_raw_parts_mut(start, args.head_dim));
+        }
+    }
+}
+
+/// One head of [`head_norm`], whatever its numbers are stored as.
+///
+/// # Safety
+/// `args` describes valid memory.
+pub(super) unsafe fn norm_head<U>(args: &HeadNormArgs<U>, head: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    let gamma = unsafe { from_raw_parts(args.gamma, args.head_dim) };
+    let square = head.iter().map(|x| x * x).sum::<f32>() / args.head_dim as f32;
+    let scale = 1.0 / (square + args.eps).sqrt();
+    head.iter_mut().zip(gamma).for_each(|(x, gamma)| *x = *x * scale * gamma);
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use super::buffer::Buffer;
 use super::narrow::weight::Panels;
-use crate::engine::{Dtype, EmbeddingsInit, LinearInit, NormInit};
+use crate::engine::{
+    Dtype, EmbeddingsInit, LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit,
+};
 
 /// A `[n, k]` weight with its bias, packed for one kind of kernel.
 #[derive(Debug)]
@@ -59,6 +61,7 @@ fn pack_f32(init: &LinearInit<'_>, panel: usize) -> Buffer {
 
 #[derive(Debug)]
 pub struct Norm {
+    pub(super) kind: NormKind,
     pub(super) gamma: Vec<f32>,
     pub(super) beta: Vec<f32>,
     pub(super) eps: f32,
@@ -66,12 +69,32 @@ pub struct Norm {
 
 impl Norm {
     pub(super) fn new(init: &NormInit<'_>) -> Self {
-        assert_eq!(init.gamma.len(), init.beta.len(), "gamma and beta of one width");
-        Self { gamma: init.gamma.to_vec(), beta: init.beta.to_vec(), eps: init.eps }
+        let NormInit { kind, gamma, beta, eps } = *init;
+        let beta = if beta.is_empty() { vec![0.0; gamma.len()] } else { beta.to_vec() };
+        assert_eq!(gamma.len(), beta.len(), "gamma and beta of one width");
+        Self { kind, gamma: gamma.to_vec(), beta, eps }
     }
 
     pub(super) fn width(&self) -> usize {
         self.gamma.len()
+    }
+}
+
+/// Cosines and sines, each `[max_positions, half]`.
+#[derive(Debug)]
+pub struct Rope {
+    pub(super) cosines: Vec<f32>,
+    pub(super) sines: Vec<f32>,
+    pub(super) half: usize,
+    pub(super) max_positions: usize,
+}
+
+impl Rope {
+    pub(super) fn new(init: &RopeInit<'_>) -> Self {
+        let half = init.inverse_frequencies.len();
+        assert!((2 * half).is_multiple_of(ROPE_HEAD_DIM), "whole vectors to rotate");
+        let (cosines, sines) = init.tables();
+        Self { cosines, sines, half, max_positions: init.max_positions }
     }
 }
 
@@ -82,6 +105,8 @@ pub struct Embeddings {
     types: Vec<f32>,
     positions: Vec<f32>,
     hidden_size: usize,
+    /// What an empty table adds.
+    nothing: Vec<f32>,
 }
 
 impl Embeddings {
@@ -90,22 +115,25 @@ impl Embeddings {
         for table in [&words, &types, &positions] {
             assert!(table.len().is_multiple_of(hidden_size), "whole rows of {hidden_size}");
         }
-        Self { words, types, positions, hidden_size }
+        Self { words, types, positions, hidden_size, nothing: vec![0.0; hidden_size] }
     }
 
     pub(super) fn word(&self, id: u32) -> &[f32] {
-        row(&self.words, id, self.hidden_size)
+        self.row(&self.words, id)
     }
 
     pub(super) fn token_type(&self, id: u32) -> &[f32] {
-        row(&self.types, id, self.hidden_size)
+        self.row(&self.types, id)
     }
 
     pub(super) fn position(&self, id: u32) -> &[f32] {
-        row(&self.positions, id, self.hidden_size)
+        self.row(&self.positions, id)
     }
-}
 
-fn row(table: &[f32], id: u32, width: usize) -> &[f32] {
-    &table[id as usize * width..][..width]
+    fn row<'a>(&'a self, table: &'a [f32], id: u32) -> &'a [f32] {
+        if table.is_empty() {
+            return &self.nothing;
+        }
+        &table[id as usize * self.hidden_size..][..self.hidden_size]
+    }
 }

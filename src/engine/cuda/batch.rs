@@ -61,12 +61,13 @@ impl Bucket {
             cu_seqlens: array(self.num_sequences + 1),
             items: array(2 * self.num_items()),
             first_items: array(2 * self.num_sequences),
+            last_rows: array(self.num_sequences + 1),
         }
     }
 
     /// Words of all arrays.
     pub(super) fn num_words(self) -> usize {
-        self.layout().first_items.end
+        self.layout().last_rows.end
     }
 }
 
@@ -78,6 +79,7 @@ struct Layout {
     cu_seqlens: Range<usize>,
     items: Range<usize>,
     first_items: Range<usize>,
+    last_rows: Range<usize>,
 }
 
 /// The arrays of one batch on the device.
@@ -117,6 +119,11 @@ impl Batch {
     pub(super) fn first_items(&self) -> (CudaView<'_, u32>, usize) {
         (self.array(|layout| layout.first_items), self.bucket.num_sequences)
     }
+
+    /// As [`Self::cu_seqlens`], of runs of rows that begin with the last row of a sequence.
+    pub(super) fn last_rows(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.last_rows)
+    }
 }
 
 /// Writes a batch into `words` as its bucket lays it out, and returns the bucket.
@@ -135,6 +142,9 @@ pub(super) fn lay_out(batch: &Packed, words: &mut [u32]) -> Bucket {
         &mut words[layout.first_items],
         (0..batch.num_sequences()).map(|sequence| [sequence as u32, 0]),
     );
+    let ends = batch.cu_seqlens[1..].iter().map(|end| end - 1);
+    let ends = ends.chain(std::iter::repeat(batch.num_tokens() as u32));
+    words[layout.last_rows].iter_mut().zip(ends).for_each(|(to, end)| *to = end);
     bucket
 }
 

@@ -3,7 +3,7 @@
 use cudarc::driver::CudaSlice;
 use half::f16;
 
-use crate::engine::{LinearInit, NormInit};
+use crate::engine::{LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit};
 use crate::error::DeviceError;
 
 /// Halves in the 16 bytes that kernels read at once: rows begin at multiples of it.
@@ -21,21 +21,30 @@ pub struct Linear {
     pub(super) stride: usize,
 }
 
-/// Gamma and beta in f32.
+/// Gamma and beta in f32; an RMS norm has no beta.
 #[derive(Debug)]
 pub struct Norm {
+    pub(super) kind: NormKind,
     pub(super) gamma: CudaSlice<f32>,
-    pub(super) beta: CudaSlice<f32>,
+    pub(super) beta: Option<CudaSlice<f32>>,
     pub(super) eps: f32,
     pub(super) width: usize,
+}
+
+/// Cosines and sines, each `[max_positions, half]` in f32.
+#[derive(Debug)]
+pub struct Rope {
+    pub(super) cosines: CudaSlice<f32>,
+    pub(super) sines: CudaSlice<f32>,
+    pub(super) half: usize,
 }
 
 /// The word, token-type and position tables, each `[rows, hidden_size]`.
 #[derive(Debug)]
 pub struct Embeddings {
     pub(super) words: CudaSlice<f16>,
-    pub(super) types: CudaSlice<f16>,
-    pub(super) positions: CudaSlice<f16>,
+    pub(super) types: Option<CudaSlice<f16>>,
+    pub(super) positions: Option<CudaSlice<f16>>,
     pub(super) hidden_size: usize,
 }
 
@@ -103,7 +112,14 @@ pub(super) fn check_width(what: &str, width: usize, max: usize) -> Result<(), De
     )))
 }
 
+pub(super) fn check_rope(init: &RopeInit<'_>) {
+    let head_dim = 2 * init.inverse_frequencies.len();
+    assert!(head_dim.is_multiple_of(ROPE_HEAD_DIM), "whole vectors to rotate");
+}
+
 pub(super) fn check_norm(init: &NormInit<'_>) -> Result<(), DeviceError> {
-    assert_eq!(init.gamma.len(), init.beta.len(), "gamma and beta of one width");
+    let of_one_width = init.beta.is_empty() || init.gamma.len() == init.beta.len();
+    assert!(of_one_width, "gamma and beta of one width");
+    assert!(init.kind == NormKind::Layer || init.beta.is_empty(), "an RMS norm without beta");
     check_width("a norm", init.gamma.len(), super::MAX_NORM_WIDTH)
 }

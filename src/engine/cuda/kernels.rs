@@ -16,8 +16,13 @@ const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
 #[derive(Debug)]
 pub(super) struct Kernels {
     pub(super) embed_norm: CudaFunction,
+    pub(super) embed: CudaFunction,
     pub(super) gemm: GemmTiles,
     pub(super) residual_norm: CudaFunction,
+    pub(super) rms_norm: CudaFunction,
+    pub(super) head_norm: CudaFunction,
+    pub(super) rope: CudaFunction,
+    pub(super) gated_activation: CudaFunction,
     pub(super) pool: CudaFunction,
     pub(super) normalize: CudaFunction,
     pub(super) classify: CudaFunction,
@@ -38,8 +43,13 @@ impl Kernels {
         let load = |source| load(context, source, 0);
         Ok(Self {
             embed_norm: load(ptx!("embed_norm_f16_sm80"))?,
+            embed: load(ptx!("embed_f16_sm80"))?,
             gemm: GemmTiles::load(context)?,
             residual_norm: load(ptx!("residual_norm_f16_sm80"))?,
+            rms_norm: load(ptx!("rms_norm_f16_sm80"))?,
+            head_norm: load(ptx!("head_norm_f16_sm80"))?,
+            rope: load(ptx!("rope_f16_sm80"))?,
+            gated_activation: load(ptx!("gated_activation_f16_sm80"))?,
             pool: load(ptx!("pool_f16_sm80"))?,
             normalize: load(ptx!("normalize_f16_sm80"))?,
             classify: load(ptx!("classify_f16_sm80"))?,

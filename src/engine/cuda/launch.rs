@@ -4,16 +4,17 @@
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 
-use super::buffers::{Elements, Embeddings, Linear, Norm, Rows, VECTOR};
+use super::buffers::{Elements, Embeddings, Linear, Norm, Rope, Rows, VECTOR};
 use super::kernels::{Attention, GemmTile, GemmTiles};
 use super::{Batch, Cuda};
-use crate::engine::{Epilogue, Pooling, Queries};
+use crate::engine::{AttentionKind, Epilogue, Gate, NormKind, Pooling, Queries};
 
 const WARP: usize = 32;
 const ATTENTION_THREADS: u32 = 64;
-const CLASSIFY_WARPS: usize = 4;
-/// No bound on the keys that a query sees on that side: positions stay far below.
-const UNBOUNDED: i32 = 1 << 30;
+/// Warps of the kernels that give a warp to each logit or head.
+const WARPS: usize = 4;
+/// Threads of the kernels that stride over vectors.
+const STRIDING_THREADS: usize = 256;
 /// A null pointer: an argument left out.
 const NONE: u64 = 0;
 
@@ -44,11 +45,34 @@ impl Cuda {
         let config = config((out.num_rows, 1), row_threads(norm.width), 0);
         let mut launch = self.stream.launch_builder(&self.kernels.embed_norm);
         launch.arg(&ids).arg(&types).arg(&positions);
-        launch.arg(&table.words).arg(&table.types).arg(&table.positions);
-        launch.arg(&norm.gamma).arg(&norm.beta).arg(&norm.eps).arg(&width).arg(out.halves_mut());
+        launch.arg(&table.words);
+        for table in [&table.types, &table.positions] {
+            match table {
+                Some(table) => launch.arg(table),
+                None => launch.arg(&NONE),
+            };
+        }
+        launch.arg(&norm.gamma);
+        match &norm.beta {
+            Some(beta) => launch.arg(beta),
+            None => launch.arg(&NONE),
+        };
+        launch.arg(&norm.eps).arg(&width).arg(out.halves_mut());
         // SAFETY: one block a token of the bucket, whose arrays and output rows have that many; ids were
         // checked against the tables when the batch was taken, and padding is id 0.
         self.enqueued("embed_norm", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_embed(&self, batch: &Batch, table: &Embeddings, out: &mut Rows) {
+        let vectors = out.num_rows * out.width / VECTOR;
+        let config = config((vectors.div_ceil(STRIDING_THREADS), 1), STRIDING_THREADS as u32, 0);
+        let ids = batch.input_ids();
+        let [rows, width] = [out.num_rows, out.width].map(|size| size as i32);
+        let mut launch = self.stream.launch_builder(&self.kernels.embed);
+        launch.arg(&ids).arg(&table.words).arg(&rows).arg(&width).arg(out.halves_mut());
+        // SAFETY: rows are the tokens of the bucket; ids were checked against the table when the batch was
+        // taken, and padding is id 0.
+        self.enqueued("embed", unsafe { launch.launch(config) });
     }
 
     pub(super) fn launch_gemm(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
@@ -80,8 +104,8 @@ impl Cuda {
     }
 
     pub(super) fn launch_classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
-        let blocks = (x.num_rows * w.n).div_ceil(CLASSIFY_WARPS);
-        let config = config((blocks, 1), (CLASSIFY_WARPS * WARP) as u32, 0);
+        let blocks = (x.num_rows * w.n).div_ceil(WARPS);
+        let config = config((blocks, 1), (WARPS * WARP) as u32, 0);
         let [rows, labels, width] = [x.num_rows, w.n, w.stride].map(|size| size as i32);
         let Elements::F32(logits) = &mut out.data else { panic!("logits are f32") };
         let mut launch = self.stream.launch_builder(&self.kernels.classify);
@@ -97,23 +121,24 @@ impl Cuda {
         attention: &Attention,
         qkv: &Rows,
         batch: &Batch,
-        queries: Queries,
-        num_heads: usize,
+        kind: &AttentionKind,
         out: &mut Rows,
     ) {
+        let AttentionKind { queries, num_heads, num_kv_heads, window } = *kind;
         let (items, num_items) = match queries {
             Queries::All => batch.items(),
             Queries::First => batch.first_items(),
         };
         let cu_seqlens = batch.cu_seqlens();
         let config = config((num_items * num_heads, 1), ATTENTION_THREADS, attention.shared_bytes);
-        let heads = num_heads as i32;
+        let [heads, kv_heads, left, right] =
+            [num_heads, num_kv_heads, window.left, window.right].map(|size| size as i32);
         let [qkv_stride, out_stride] = [qkv.width, out.width].map(|stride| stride as i32);
         let first_only = i32::from(queries == Queries::First);
         let mut launch = self.stream.launch_builder(&attention.function);
         launch.arg(qkv.halves()).arg(&cu_seqlens).arg(&items).arg(out.halves_mut());
-        launch.arg(&heads).arg(&heads).arg(&qkv_stride).arg(&out_stride);
-        launch.arg(&UNBOUNDED).arg(&UNBOUNDED).arg(&first_only);
+        launch.arg(&heads).arg(&kv_heads).arg(&qkv_stride).arg(&out_stride);
+        launch.arg(&left).arg(&right).arg(&first_only);
         // SAFETY: items name sequences of the batch and blocks within them, or end their block; rows of qkv
         // and out are those of the bucket.
         self.enqueued("attention", unsafe { launch.launch(config) });
@@ -124,11 +149,102 @@ impl Cuda {
         let config = config((hidden.num_rows, 1), row_threads(norm.width), 0);
         let hidden = hidden.halves();
         let mut launch = self.stream.launch_builder(&self.kernels.residual_norm);
-        launch.arg(hidden).arg(update.halves()).arg(&norm.gamma).arg(&norm.beta);
+        launch.arg(hidden).arg(update.halves()).arg(&norm.gamma);
+        match &norm.beta {
+            Some(beta) => launch.arg(beta),
+            None => launch.arg(&NONE),
+        };
         launch.arg(&norm.eps).arg(&width).arg(&NONE).arg(hidden);
         // SAFETY: one block a row; the kernel reads its columns of `hidden` before it writes them, and the
         // caller borrowed them alone.
         self.enqueued("residual_norm", unsafe { launch.launch(config) });
+    }
+
+    /// `out = norm(hidden + update)`, and the sum stays in `hidden`.
+    pub(super) fn launch_pre_norm(
+        &self,
+        hidden: &mut Rows,
+        update: Option<&Rows>,
+        norm: &Norm,
+        out: &mut Rows,
+    ) {
+        let width = norm.width as i32;
+        let config = config((hidden.num_rows, 1), row_threads(norm.width), 0);
+        let hidden = hidden.halves();
+        let kernel = match norm.kind {
+            NormKind::Layer => &self.kernels.residual_norm,
+            NormKind::Rms => &self.kernels.rms_norm,
+        };
+        let mut launch = self.stream.launch_builder(kernel);
+        launch.arg(hidden);
+        match update {
+            Some(update) => launch.arg(update.halves()),
+            None => launch.arg(&NONE),
+        };
+        launch.arg(&norm.gamma);
+        match (norm.kind, &norm.beta) {
+            (NormKind::Rms, _) => &mut launch,
+            (NormKind::Layer, Some(beta)) => launch.arg(beta),
+            (NormKind::Layer, None) => launch.arg(&NONE),
+        };
+        launch.arg(&norm.eps).arg(&width);
+        match update {
+            Some(_) => launch.arg(hidden),
+            None => launch.arg(&NONE),
+        };
+        launch.arg(out.halves_mut());
+        // SAFETY: one block a row; the kernel reads its columns of `hidden` before it writes them, and the
+        // caller borrowed them alone.
+        self.enqueued("pre_norm", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_head_norm(
+        &self,
+        qkv: &mut Rows,
+        (queries, keys): (&Norm, &Norm),
+        kind: &AttentionKind,
+    ) {
+        let heads = qkv.num_rows * (kind.num_heads + kind.num_kv_heads);
+        let config = config((heads.div_ceil(WARPS), 1), (WARPS * WARP) as u32, 0);
+        let [rows, num_heads, num_kv_heads, head_dim, stride] =
+            [qkv.num_rows, kind.num_heads, kind.num_kv_heads, queries.width, qkv.width]
+                .map(|size| size as i32);
+        let mut launch = self.stream.launch_builder(&self.kernels.head_norm);
+        launch.arg(qkv.halves_mut()).arg(&queries.gamma).arg(&keys.gamma).arg(&queries.eps);
+        launch.arg(&rows).arg(&num_heads).arg(&num_kv_heads).arg(&head_dim).arg(&stride);
+        // SAFETY: a warp a head, guarded by their number; rows hold all heads, and gammas are as wide as one.
+        self.enqueued("head_norm", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_rope(
+        &self,
+        qkv: &mut Rows,
+        batch: &Batch,
+        rope: &Rope,
+        kind: &AttentionKind,
+    ) {
+        let num_rotated = kind.num_heads + kind.num_kv_heads;
+        let vectors = qkv.num_rows * num_rotated * rope.half / VECTOR;
+        let config = config((vectors.div_ceil(STRIDING_THREADS), 1), STRIDING_THREADS as u32, 0);
+        let positions = batch.position_ids();
+        let [rows, rotated, head_dim, stride] =
+            [qkv.num_rows, num_rotated, 2 * rope.half, qkv.width].map(|size| size as i32);
+        let mut launch = self.stream.launch_builder(&self.kernels.rope);
+        launch.arg(qkv.halves_mut()).arg(&positions).arg(&rope.cosines).arg(&rope.sines);
+        launch.arg(&rows).arg(&rotated).arg(&head_dim).arg(&stride);
+        // SAFETY: rows of qkv are those of the bucket and hold all heads; positions were checked against the
+        // model's length, which the tables have, and padding is position 0.
+        self.enqueued("rope", unsafe { launch.launch(config) });
+    }
+
+    pub(super) fn launch_gated_activation(&self, x: &Rows, gate: Gate, out: &mut Rows) {
+        let vectors = out.num_rows * out.width / VECTOR;
+        let config = config((vectors.div_ceil(STRIDING_THREADS), 1), STRIDING_THREADS as u32, 0);
+        let [rows, width, gate] = [out.num_rows, out.width, gate as usize].map(|size| size as i32);
+        let mut launch = self.stream.launch_builder(&self.kernels.gated_activation);
+        launch.arg(x.halves()).arg(out.halves_mut()).arg(&rows).arg(&width).arg(&gate);
+        // SAFETY: rows of x are twice as wide as those of out, and as many.
+        self.enqueued("gated_activation", unsafe { launch.launch(config) });
     }
 
     pub(super) fn launch_pool(
@@ -138,7 +254,11 @@ impl Cuda {
         pooling: Pooling,
         out: &mut Rows,
     ) {
-        let cu_seqlens = batch.cu_seqlens();
+        // The first row of a run that begins with a sequence's last one.
+        let (cu_seqlens, pooling) = match pooling {
+            Pooling::Last => (batch.last_rows(), Pooling::Cls),
+            other => (batch.cu_seqlens(), other),
+        };
         let (width, pooling) = (hidden.width as i32, pooling as i32);
         let config = config((out.num_rows, 1), row_threads(hidden.width), 0);
         let mut launch = self.stream.launch_builder(&self.kernels.pool);

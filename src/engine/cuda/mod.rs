@@ -24,14 +24,17 @@ use cudarc::driver::{
 use half::f16;
 
 use super::packed::Packed;
-use super::{Backend, EmbeddingsInit, Epilogue, LinearInit, NormInit, Pooling, Queries};
+use super::{
+    AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM, NormInit,
+    NormKind, Pooling, Queries, RopeInit,
+};
 use crate::error::DeviceError;
 use cublaslt::CublasLt;
 use error::fault;
 use kernels::{Attention, Kernels};
 
 pub use batch::{Batch, Bucket};
-pub use buffers::{Embeddings, Linear, Norm, Rows};
+pub use buffers::{Embeddings, Linear, Norm, Rope, Rows};
 pub use graphs::Graphs;
 pub use slot::Slot;
 pub use timing::Timing;
@@ -160,6 +163,7 @@ impl Backend for Cuda {
     type Linear = Linear;
     type Norm = Norm;
     type Embeddings = Embeddings;
+    type Rope = Rope;
     type Rows = Rows;
     type Scratch = Scratch;
     type Batch = Batch;
@@ -183,9 +187,11 @@ impl Backend for Cuda {
 
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Norm, DeviceError> {
         buffers::check_norm(init)?;
+        let beta = (!init.beta.is_empty()).then(|| self.upload("a norm", init.beta));
         Ok(Norm {
+            kind: init.kind,
             gamma: self.upload("a norm", init.gamma)?,
-            beta: self.upload("a norm", init.beta)?,
+            beta: beta.transpose()?,
             eps: init.eps,
             width: init.gamma.len(),
         })
@@ -193,11 +199,22 @@ impl Backend for Cuda {
 
     fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Embeddings, DeviceError> {
         let table = |values: &[f32]| self.upload("embeddings", &buffers::to_halves(values));
+        let optional = |values: &[f32]| (!values.is_empty()).then(|| table(values)).transpose();
         Ok(Embeddings {
             words: table(&init.words)?,
-            types: table(&init.types)?,
-            positions: table(&init.positions)?,
+            types: optional(&init.types)?,
+            positions: optional(&init.positions)?,
             hidden_size: init.hidden_size,
+        })
+    }
+
+    fn prepare_rope(&self, init: &RopeInit<'_>) -> Result<Rope, DeviceError> {
+        buffers::check_rope(init);
+        let (cosines, sines) = init.tables();
+        Ok(Rope {
+            cosines: self.upload("rotary positions", &cosines)?,
+            sines: self.upload("rotary positions", &sines)?,
+            half: init.inverse_frequencies.len(),
         })
     }
 
@@ -222,6 +239,12 @@ impl Backend for Cuda {
         self.launch_embed_norm(batch, table, norm, out);
     }
 
+    fn embed(&self, batch: &Batch, table: &Embeddings, out: &mut Rows) {
+        assert_eq!(out.width, table.hidden_size, "columns to write");
+        out.set_rows(batch.bucket.num_tokens);
+        self.launch_embed(batch, table, out);
+    }
+
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
         assert_eq!((x.width, out.width), (w.k, w.n), "columns to multiply and to write");
         out.set_rows(x.num_rows);
@@ -235,6 +258,29 @@ impl Backend for Cuda {
         self.launch_gemm(x, w, epilogue, out);
     }
 
+    fn project(&self, x: &Rows, w: &Linear, out: &mut Rows) {
+        self.linear(x, w, Epilogue::Bias, out);
+    }
+
+    fn gated_activation(&self, x: &Rows, gate: Gate, out: &mut Rows) {
+        assert_eq!(x.width, 2 * out.width, "columns to gate");
+        out.set_rows(x.num_rows);
+        self.launch_gated_activation(x, gate, out);
+    }
+
+    fn head_norm(&self, qkv: &mut Rows, queries: &Norm, keys: &Norm, kind: &AttentionKind) {
+        assert_eq!(qkv.width, kind.num_row_heads() * queries.width, "columns of all heads");
+        assert!(queries.width == keys.width && keys.width <= MAX_HEAD_DIM, "heads of one size");
+        assert_eq!(queries.eps.to_bits(), keys.eps.to_bits(), "one eps for queries and keys");
+        self.launch_head_norm(qkv, (queries, keys), kind);
+    }
+
+    fn rotate(&self, qkv: &mut Rows, batch: &Batch, rope: &Rope, kind: &AttentionKind) {
+        assert_eq!(qkv.width, kind.num_row_heads() * 2 * rope.half, "columns of all heads");
+        assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        self.launch_rope(qkv, batch, rope, kind);
+    }
+
     fn classify(&self, x: &Rows, w: &Linear, out: &mut Rows) {
         assert_eq!((x.width, out.width), (w.k, w.n), "columns to multiply and to write");
         out.set_rows(x.num_rows);
@@ -245,25 +291,37 @@ impl Backend for Cuda {
         &self,
         qkv: &Rows,
         batch: &Batch,
-        queries: Queries,
-        num_heads: usize,
+        kind: &AttentionKind,
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        let width = num_heads * scratch.attention.head_dim;
-        assert_eq!((qkv.width, out.width), (3 * width, width), "columns of all heads");
+        let head_dim = scratch.attention.head_dim;
+        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
+        assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
+        assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
         assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
-        out.set_rows(match queries {
+        out.set_rows(match kind.queries {
             Queries::All => qkv.num_rows,
             Queries::First => batch.bucket.num_sequences,
         });
-        self.launch_attention(&scratch.attention, qkv, batch, queries, num_heads, out);
+        self.launch_attention(&scratch.attention, qkv, batch, kind, out);
     }
 
     fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {
         assert_eq!(hidden.num_rows, update.num_rows, "rows to add");
         assert!(hidden.width == norm.width && update.width == norm.width, "widths to norm");
+        assert_eq!(norm.kind, NormKind::Layer, "a layer norm");
         self.launch_residual_norm(hidden, update, norm);
+    }
+
+    fn pre_norm(&self, hidden: &mut Rows, update: Option<&Rows>, norm: &Norm, out: &mut Rows) {
+        if let Some(update) = update {
+            assert_eq!(hidden.num_rows, update.num_rows, "rows to add");
+            assert_eq!(update.width, norm.width, "widths to norm");
+        }
+        assert!(hidden.width == norm.width && out.width == norm.width, "widths to norm");
+        out.set_rows(hidden.num_rows);
+        self.launch_pre_norm(hidden, update, norm, out);
     }
 
     fn pool(&self, hidden: &Rows, batch: &Batch, pooling: Pooling, out: &mut Rows) {

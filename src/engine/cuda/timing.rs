@@ -12,7 +12,7 @@ use super::error::fault;
 use super::{Batch, Cuda, Rows};
 use crate::clock;
 use crate::engine::packed::Packed;
-use crate::engine::{Backend, Epilogue, LinearInit, Queries};
+use crate::engine::{AttentionKind, Backend, Epilogue, LinearInit, Queries};
 use crate::error::DeviceError;
 
 /// What one operation did in a second.
@@ -115,8 +115,9 @@ impl Cuda {
         let qkv = self.filled(batch.bucket.num_tokens, 3 * width)?;
         let mut out = self.filled(batch.bucket.num_tokens, width)?;
         let mut scratch = self.scratch(LEN, head_dim)?;
+        let kind = AttentionKind::full(Queries::All, num_heads);
         let seconds = self.best(|| {
-            self.attention(&qkv, &batch, Queries::All, num_heads, &mut scratch, &mut out);
+            self.attention(&qkv, &batch, &kind, &mut scratch, &mut out);
             Ok(())
         })?;
         Ok(Timing {

@@ -5,7 +5,7 @@ mod threads;
 
 use std::fmt::Debug;
 
-use super::Scorer;
+use super::{Scorer, Spare};
 use crate::engine::Backend;
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
@@ -41,6 +41,10 @@ pub struct Limits {
     pub type_vocab_size: usize,
     /// What a token costs besides attention, in tokens of attention.
     pub token_cost: u64,
+    /// Tokens that a thread of a CPU takes at once.
+    pub group_tokens: usize,
+    /// Whether no row depends on rows after it, so that what sequences begin with alike is computed once.
+    pub is_causal: bool,
 }
 
 impl Limits {

@@ -1,19 +1,23 @@
 //! Runs a model over a batch: cuts it into groups and lets the engine threads take them one by one.
 
-use super::{Family, Scorer, check_room};
+use super::{Family, Limits, Scorer, Spare, check_room};
 use crate::engine::Backend;
 use crate::engine::groups::Groups;
 use crate::engine::packed::Packed;
 use crate::engine::pool::Pool;
 use crate::error::DeviceError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Of a shorter one the rows saved are not worth a sequence of their own in attention.
+const LEAST_TRUNK: usize = 16;
 
 /// A model on the threads of a CPU.
 #[derive(Debug)]
 pub struct Threads<B: Backend<Batch = Packed>, F: Family<B>> {
     backend: B,
-    family: F,
+    /// Shared with whatever takes the place of this scorer.
+    family: Arc<F>,
     pool: Pool,
     groups: Groups,
     lanes: Vec<Mutex<Lane<F::Lane>>>,
@@ -33,8 +37,9 @@ struct Lane<L> {
 impl<B: Backend<Batch = Packed>, F: Family<B>> Threads<B, F> {
     /// # Errors
     /// No memory for the activations.
-    pub fn new(backend: B, family: F, pool: Pool) -> Result<Self, DeviceError> {
-        let groups = Groups::new(pool.num_threads(), family.limits().max_length);
+    pub fn new(backend: B, family: Arc<F>, pool: Pool) -> Result<Self, DeviceError> {
+        let Limits { max_length, group_tokens, .. } = family.limits();
+        let groups = Groups::new(pool.num_threads(), max_length, group_tokens);
         let max_tokens = groups.max_tokens();
         let lane = |_| {
             Ok(Mutex::new(Lane {
@@ -50,9 +55,18 @@ impl<B: Backend<Batch = Packed>, F: Family<B>> Threads<B, F> {
     }
 }
 
-impl<B: Backend<Batch = Packed>, F: Family<B>> Scorer for Threads<B, F> {
+impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Threads<B, F> {
     fn width(&self) -> usize {
         self.family.width()
+    }
+
+    fn spare(&self) -> Option<Spare> {
+        let (backend, family) = (self.backend.clone(), Arc::clone(&self.family));
+        let num_threads = self.pool.num_threads();
+        Some(Arc::new(move || {
+            let pool = Pool::new(num_threads).map_err(|e| DeviceError::new(e.to_string()))?;
+            Ok(Box::new(Self::new(backend.clone(), Arc::clone(&family), pool)?))
+        }))
     }
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
@@ -65,7 +79,7 @@ impl<B: Backend<Batch = Packed>, F: Family<B>> Scorer for Threads<B, F> {
             lane.results.clear();
             lane.fault = None;
         }
-        let (backend, family) = (&self.backend, &self.family);
+        let (backend, family) = (&self.backend, &*self.family);
         let (groups, lanes) = (&self.groups, &self.lanes);
         let next_group = AtomicUsize::new(0);
         let job = |thread: usize| {
@@ -111,6 +125,12 @@ impl<L> Lane<L> {
         members: &[u32],
     ) -> Result<(), DeviceError> {
         self.group.clear();
+        if family.limits().is_causal {
+            let trunk_len = batch.common_prefix(members);
+            if trunk_len >= LEAST_TRUNK && members.len() > 1 {
+                self.group.begin_with_trunk(batch, members[0] as usize, trunk_len);
+            }
+        }
         for i in members {
             self.group.push_sequence(batch, *i as usize);
         }

@@ -1,4 +1,4 @@
-//! embed_norm, residual_norm, rms_norm, normalize.
+//! embed_norm, residual_norm, rms_norm, head_norm, normalize.
 
 use crate::gpu::{Arg, Buffer, Gpu, Mode, random, shapes};
 use crate::tolerance::{Expected, F32, assert_f16};
@@ -103,6 +103,47 @@ fn a_row_far_from_zero_keeps_its_variance() {
     );
     let row: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
     assert_f16("far row", &gpu.read_f16(hidden), &layer_norm(&row, &gamma, Some(&beta)));
+}
+
+#[test]
+fn head_norm_norms_queries_and_keys_and_leaves_values() {
+    for (rows, head_dim) in [(1, 32), (5, 64), (9, 96), (3, 128), (2, 256), (70, 32)] {
+        let (heads, kv_heads) = (3, 2);
+        let stride = (heads + 2 * kv_heads) * head_dim;
+        let qkv = random(rows as u64, rows * stride, 3.0);
+        let gammas = [random(1, head_dim, 1.0), random(2, head_dim, 1.0)];
+        let mut gpu = Gpu::new(Mode::Rough);
+        let qkv_at = gpu.f16(&qkv);
+        let [queries_at, keys_at] = gammas.each_ref().map(|gamma| gpu.f32(gamma));
+        let args = [
+            Arg::Ptr(qkv_at),
+            Arg::Ptr(queries_at),
+            Arg::Ptr(keys_at),
+            Arg::F32(EPS),
+            Arg::I32(rows as i32),
+            Arg::I32(heads as i32),
+            Arg::I32(kv_heads as i32),
+            Arg::I32(head_dim as i32),
+            Arg::I32(stride as i32),
+        ];
+        let blocks = (rows * (heads + kv_heads)).div_ceil(4) as u32;
+        gpu.launch("head_norm_f16_sm80", blocks, 128, 0, &args);
+        let mut expected = Vec::new();
+        for (at, head) in qkv.chunks(head_dim).enumerate() {
+            let head_idx = at % (heads + 2 * kv_heads);
+            let square = head.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / head_dim as f64;
+            let scale = 1.0 / (square + f64::from(EPS)).sqrt();
+            let gamma = &gammas[usize::from(head_idx >= heads)];
+            expected.extend(head.iter().zip(gamma).map(|(x, gamma)| {
+                if head_idx >= heads + kv_heads {
+                    return Expected::exact(f64::from(*x));
+                }
+                let value = f64::from(*x) * scale * f64::from(*gamma);
+                Expected { value, error: value.abs() * F32 * 30.0 }
+            }));
+        }
+        assert_f16(&format!("head_dim {head_dim}"), &gpu.read_f16(qkv_at), &expected);
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! pool, gated_activation, classify and the conversions.
+//! embed, pool, gated_activation, classify and the conversions.
 
 use crate::gpu::{Arg, Gpu, Mode, cu_seqlens, random, shapes};
 use crate::reference::{gelu_erf, gelu_tanh};
@@ -39,6 +39,27 @@ fn pool_takes_the_first_row_or_the_mean() {
             }
             assert_f16(&format!("width {width}, pooling {pooling}"), &gpu.read_f16(out), &expected);
         }
+    }
+}
+
+#[test]
+fn embed_copies_the_rows_of_its_ids() {
+    for (rows, width) in shapes(&[8, 40, 1024]) {
+        let words = random(width as u64, 50 * width, 2.0);
+        let ids: Vec<u32> = (0..rows as u32).map(|row| (row * 7 + 3) % 50).collect();
+        let mut gpu = Gpu::new(Mode::Rough);
+        let (ids_at, words_at, out) = (gpu.u32(&ids), gpu.f16(&words), gpu.f16_zeros(rows * width));
+        let args = [
+            Arg::Ptr(ids_at),
+            Arg::Ptr(words_at),
+            Arg::I32(rows as i32),
+            Arg::I32(width as i32),
+            Arg::Ptr(out),
+        ];
+        gpu.launch("embed_f16_sm80", 2, 256, 0, &args);
+        let row = |id: &u32| words[*id as usize * width..][..width].to_vec();
+        let expected: Vec<f32> = ids.iter().flat_map(row).collect();
+        assert_eq!(gpu.read_f16(out), expected, "width {width}");
     }
 }
 

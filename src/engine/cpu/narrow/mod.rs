@@ -17,7 +17,7 @@ pub(super) mod portable;
 pub(super) mod tile;
 pub(super) mod weight;
 
-use super::kernels::NormArgs;
+use super::kernels::{GateArgs, HeadNormArgs, NormArgs, RotateArgs};
 use crate::engine::Epilogue;
 
 /// Bytes of k in one step: a row of an AMX tile, and what rows and weights are padded to.
@@ -36,6 +36,10 @@ pub(super) struct Kernels {
     pub(super) encode: unsafe fn(&EncodeArgs),
     /// [`NormArgs`] whose update is bf16.
     pub(super) add_norm: unsafe fn(&NormArgs<u16>),
+    /// What touches rows by themselves, on bf16.
+    pub(super) gate: unsafe fn(&GateArgs<u16>),
+    pub(super) rotate: unsafe fn(&RotateArgs<u16>),
+    pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
 }
 
 /// How the bytes of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no

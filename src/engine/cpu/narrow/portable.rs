@@ -3,15 +3,15 @@
 
 use super::encode::code_of;
 use super::{Code, EncodeArgs, Kernels, LinearArgs, Output, STEP_BYTES, Source, Target, widen};
-use crate::engine::cpu::kernels::NormArgs;
-use crate::engine::cpu::portable::{activate, norm_row};
+use crate::engine::cpu::kernels::{GateArgs, HeadNormArgs, NormArgs, RotateArgs};
+use crate::engine::cpu::portable::{activate, gate_row, norm_head, norm_row, rotate_row};
 use half::bf16;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 const PANEL: usize = 16;
 
 pub(in crate::engine::cpu) static KERNELS: Kernels =
-    Kernels { panel: PANEL, linear_int8, linear_bf16, encode, add_norm };
+    Kernels { panel: PANEL, linear_int8, linear_bf16, encode, add_norm, gate, rotate, head_norm };
 
 /// # Safety
 /// `args` describes valid memory and `out` overlaps nothing else.
@@ -115,8 +115,54 @@ unsafe fn add_norm(args: &NormArgs<u16>) {
     for row in 0..args.rows {
         // SAFETY: a row below `rows`.
         unsafe {
-            let update = from_raw_parts(args.update.add(row * args.update_stride), args.width);
-            norm_row(args, row, update.iter().map(|x| widen(*x)));
+            let update = (!args.update.is_null())
+                .then(|| from_raw_parts(args.update.add(row * args.update_stride), args.width));
+            norm_row(args, row, update.into_iter().flatten().map(|x| widen(*x)));
+        }
+    }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn gate(args: &GateArgs<u16>) {
+    for row in 0..args.rows {
+        // SAFETY: a row below `rows`.
+        unsafe {
+            let x = from_raw_parts(args.x.add(row * args.x_stride), 2 * args.width);
+            gate_row(args, row, x.iter().map(|x| widen(*x)));
+        }
+    }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn rotate(args: &RotateArgs<u16>) {
+    for row in 0..args.num_rows {
+        // SAFETY: a row below `num_rows`.
+        unsafe {
+            let width = args.num_heads * 2 * args.half;
+            let numbers = from_raw_parts_mut(args.rows.add(row * args.stride), width);
+            let mut floats: Vec<f32> = numbers.iter().map(|x| widen(*x)).collect();
+            rotate_row(args, row, &mut floats);
+            let rounded = floats.iter().map(|x| bf16::from_f32(*x).to_bits());
+            numbers.iter_mut().zip(rounded).for_each(|(number, x)| *number = x);
+        }
+    }
+}
+
+/// # Safety
+/// `args` describes valid memory.
+unsafe fn head_norm(args: &HeadNormArgs<u16>) {
+    for at in 0..args.num_rows * args.num_heads {
+        let (row, head) = (at / args.num_heads, at % args.num_heads);
+        // SAFETY: a row below `num_rows`, a head below `num_heads`.
+        unsafe {
+            let start = args.heads.add(row * args.stride + head * args.head_dim);
+            let numbers = from_raw_parts_mut(start, args.head_dim);
+            let mut floats: Vec<f32> = numbers.iter().map(|x| widen(*x)).collect();
+            norm_head(args, &mut floats);
+            let rounded = floats.iter().map(|x| bf16::from_f32(*x).to_bits());
+            numbers.iter_mut().zip(rounded).for_each(|(number, x)| *number = x);
         }
     }
 }

@@ -137,9 +137,9 @@ macro_rules! narrow_table {
     ) => {
         mod $entry {
             use super::*;
-            use crate::engine::cpu::kernels::NormArgs;
+            use crate::engine::cpu::kernels::{GateArgs, HeadNormArgs, NormArgs, RotateArgs};
             use crate::engine::cpu::narrow::{EncodeArgs, LinearArgs, encode, tile};
-            use crate::engine::cpu::{norm, numbers};
+            use crate::engine::cpu::{norm, numbers, rowwise};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
@@ -168,6 +168,27 @@ macro_rules! narrow_table {
                 // SAFETY: as above.
                 unsafe { norm::add_norm::<$simd, numbers::Bf16>(args) }
             }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn gate(args: &GateArgs<u16>) {
+                // SAFETY: as above.
+                unsafe { rowwise::gate::<$simd, numbers::Bf16>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn rotate(args: &RotateArgs<u16>) {
+                // SAFETY: as above.
+                unsafe { rowwise::rotate::<$simd, numbers::Bf16>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn head_norm(args: &HeadNormArgs<u16>) {
+                // SAFETY: as above.
+                unsafe { rowwise::head_norm::<$simd, numbers::Bf16>(args) }
+            }
         }
 
         pub(in crate::engine::cpu) static $name: super::Kernels = super::Kernels {
@@ -176,6 +197,9 @@ macro_rules! narrow_table {
             linear_bf16: $entry::linear_bf16,
             encode: $entry::encode,
             add_norm: $entry::add_norm,
+            gate: $entry::gate,
+            rotate: $entry::rotate,
+            head_norm: $entry::head_norm,
         };
     };
 }

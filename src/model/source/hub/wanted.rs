@@ -13,8 +13,9 @@ const TOKENIZER: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.txt";
 
 /// Fetched where a repository has them; a model may do without any of these.
-pub(super) const OPTIONAL: [&str; 9] = [
+pub(super) const OPTIONAL: [&str; 10] = [
     "1_Pooling/config.json",
+    "adapter_config.json",
     "config_sentence_transformers.json",
     "golden.json",
     "model.toml",

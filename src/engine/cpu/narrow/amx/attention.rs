@@ -4,9 +4,12 @@
 //! makes its scores, their softmax and the weighted values while they are in the first-level caches.
 
 use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, exchange, multiply, store_sums};
+use crate::engine::Window;
 use crate::engine::cpu::avx512;
+use crate::engine::cpu::kernels::visible;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Queries of a block, and keys and columns of two tiles.
 const BLOCK: usize = 32;
@@ -19,20 +22,42 @@ type S = avx512::Avx512<true>;
 /// All heads of one sequence.
 #[derive(Debug)]
 pub(in crate::engine::cpu) struct AttentionArgs {
-    /// `[len, 3 * num_heads * head_dim]` bf16: query, key, value. Whole blocks of 32 rows, and 32 numbers
+    /// `[len, (num_heads + 2 * num_kv_heads) * head_dim]` bf16: queries, keys, values. Whole blocks of 32 rows, and 32 numbers
     /// after each row's last, may be read; they are finite.
     pub(in crate::engine::cpu) qkv: *const u16,
     pub(in crate::engine::cpu) qkv_stride: usize,
+    /// Rows of the same kind that come before them, for keys and values alone.
+    pub(in crate::engine::cpu) trunk: *const u16,
+    pub(in crate::engine::cpu) trunk_len: usize,
+    /// Of all keys, the trunk's included.
     pub(in crate::engine::cpu) len: usize,
     /// Queries are the first `num_queries` rows.
     pub(in crate::engine::cpu) num_queries: usize,
     pub(in crate::engine::cpu) num_heads: usize,
+    pub(in crate::engine::cpu) num_kv_heads: usize,
     pub(in crate::engine::cpu) head_dim: usize,
+    pub(in crate::engine::cpu) window: Window,
     /// `[num_queries, num_heads * head_dim]`
     pub(in crate::engine::cpu) out: *mut f32,
     pub(in crate::engine::cpu) out_stride: usize,
     /// [`work_bytes`] of them, aligned to a cache line.
     pub(in crate::engine::cpu) work: *mut u8,
+}
+
+impl AttentionArgs {
+    /// The keys that the query at `row` sees.
+    fn visible(&self, row: usize) -> Range<usize> {
+        visible(self.window, self.trunk_len + row, self.len)
+    }
+
+    /// The row of key `t`, whatever `t` is: of one that is not there, no column may be read.
+    #[inline(always)]
+    fn row(&self, t: usize) -> *const u16 {
+        match t.checked_sub(self.trunk_len) {
+            None => self.trunk.wrapping_add(t * self.qkv_stride),
+            Some(own) => self.qkv.wrapping_add(own * self.qkv_stride),
+        }
+    }
 }
 
 /// Bytes of the workspace's parts for sequences of `len` tokens, each a multiple of a cache line.
@@ -107,9 +132,12 @@ pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
             sizes,
         };
         let tiles = Tiles::configure();
+        let group = args.num_heads / args.num_kv_heads;
         for head in 0..args.num_heads {
-            pack_keys(args, head, &work);
-            pack_values(args, head, &work);
+            if head.is_multiple_of(group) {
+                pack_keys(args, head / group, &work);
+                pack_values(args, head / group, &work);
+            }
             for first in (0..args.num_queries).step_by(BLOCK) {
                 block_of_queries(args, head, first, &work);
             }
@@ -131,17 +159,20 @@ struct Work {
 /// As for [`attention`]; `first` is below `num_queries`.
 #[inline(always)]
 unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work: &Work) {
-    let Sizes { len, dim, .. } = work.sizes;
+    let dim = work.sizes.dim;
     let (scores_stride, weights_stride) = (work.sizes.scores_stride(), work.sizes.weights_stride());
     let rows = BLOCK.min(args.num_queries - first);
+    // Whole tiles of the keys that some query of the block sees.
+    let begin = args.visible(first).start / BLOCK * BLOCK;
+    let end = args.visible(first + rows - 1).end.next_multiple_of(BLOCK);
     // SAFETY: offsets stay inside the workspace for this `len` and `dim`, and inside a block of queries.
     unsafe {
         let query = args.qkv.add(first * args.qkv_stride + head * args.head_dim).cast::<u8>();
         let row_bytes = 2 * args.qkv_stride;
         let steps = dim / BLOCK;
-        for key in (0..len).step_by(BLOCK) {
+        for key in (begin..end).step_by(BLOCK) {
             // Each tile's scores are stored as the next one begins; the first stores what none will read.
-            let before = work.scores.add(key.saturating_sub(BLOCK)).cast();
+            let before = work.scores.add(key.saturating_sub(BLOCK).max(begin)).cast();
             for step in 0..steps {
                 let rows = query.add(step * STEP_BYTES);
                 let keys = work.keys.add((key / TILE_ROWS * steps + step) * TILE_BYTES);
@@ -158,15 +189,17 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
                 }
             }
         }
-        store_sums(work.scores.add(len - BLOCK).cast(), 4 * scores_stride);
+        store_sums(work.scores.add(end - BLOCK).cast(), 4 * scores_stride);
         let mut scale = [0f32; BLOCK];
         for (i, scale) in scale.iter_mut().enumerate().take(rows) {
-            let (scores, weights) =
-                (work.scores.add(i * scores_stride), work.weights.add(i * weights_stride));
-            *scale = 1.0 / softmax(scores, args.len, len, weights);
+            let scores = work.scores.add(i * scores_stride + begin);
+            let weights = work.weights.add(i * weights_stride + begin);
+            let seen = args.visible(first + i);
+            *scale =
+                1.0 / softmax(scores, seen.start - begin..seen.end - begin, end - begin, weights);
         }
         for column in (0..dim).step_by(BLOCK) {
-            for key in (0..len).step_by(BLOCK) {
+            for key in (begin..end).step_by(BLOCK) {
                 let weights = work.weights.add(key).cast::<u8>();
                 let values = work
                     .values
@@ -177,7 +210,7 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
                     columns: [values, values.add(TILE_BYTES)],
                     column_bytes: STEP_BYTES,
                 };
-                if key == 0 {
+                if key == begin {
                     exchange::<false>(&operands, work.tile.cast(), 4 * BLOCK);
                 } else {
                     multiply::<false>(&operands);
@@ -231,17 +264,32 @@ unsafe fn exp2(x: __m512) -> __m512 {
     }
 }
 
-/// Writes `2^(score - max)` of the first `len` scores as bf16 weights, zeros up to `padded`, and returns
-/// their sum.
+/// Writes `2^(score - max)` of the scores of `visible` keys as bf16 weights, nothing for the others up to
+/// `padded`, and returns their sum.
 ///
 /// # Safety
-/// `scores` and `weights` are valid for `padded` numbers, a multiple of 32.
+/// `scores` and `weights` are valid for `padded` numbers, a multiple of 32; `visible` is not empty and ends
+/// by `padded`.
 #[inline(always)]
-unsafe fn softmax(scores: *mut f32, len: usize, padded: usize, weights: *mut u16) -> f32 {
+unsafe fn softmax(
+    scores: *mut f32,
+    visible: Range<usize>,
+    padded: usize,
+    weights: *mut u16,
+) -> f32 {
     // SAFETY: below `padded`.
     unsafe {
+        for i in 0..visible.start {
+            *scores.add(i) = NO_KEY;
+        }
+        let len = visible.end;
+        // Of a causal block the first queries may see none of the last tiles.
+        for i in len..padded.saturating_sub(BLOCK).max(len) {
+            *scores.add(i) = NO_KEY;
+        }
         if len < padded {
-            let (last, beyond) = (scores.add(padded - BLOCK), !0u32 << (len % BLOCK));
+            let kept = len.saturating_sub(padded - BLOCK);
+            let (last, beyond) = (scores.add(padded - BLOCK), !0u32 << kept);
             let no_key = S::splat(NO_KEY);
             _mm512_mask_storeu_ps(last, beyond as __mmask16, no_key);
             _mm512_mask_storeu_ps(last.add(LANES), (beyond >> LANES) as __mmask16, no_key);
@@ -263,6 +311,10 @@ unsafe fn softmax(scores: *mut f32, len: usize, padded: usize, weights: *mut u16
                 std::mem::transmute::<__m512bh, __m512i>(pair),
             );
         }
+        // Nothing at all, so that no key outside of what a query sees can change a bit.
+        for i in (0..visible.start).chain(visible.end..padded) {
+            *weights.add(i) = 0;
+        }
         S::reduce_add(S::add(sum[0], sum[1]))
     }
 }
@@ -278,7 +330,7 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
     let steps = dim / BLOCK;
     // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
     unsafe {
-        let keys = args.qkv.add((args.num_heads + head) * args.head_dim);
+        let column = (args.num_heads + head) * args.head_dim;
         for first in (0..len).step_by(TILE_ROWS) {
             for step in 0..steps {
                 let columns = BLOCK.min(args.head_dim - step * BLOCK);
@@ -286,7 +338,7 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
                 let mut rows = [_mm512_setzero_si512(); TILE_ROWS];
                 for (i, row) in rows.iter_mut().enumerate() {
                     if first + i < args.len {
-                        let key = keys.add((first + i) * args.qkv_stride + step * BLOCK);
+                        let key = args.row(first + i).add(column + step * BLOCK);
                         *row = _mm512_maskz_loadu_epi16(mask, key.cast());
                     }
                 }
@@ -343,7 +395,7 @@ unsafe fn pack_values(args: &AttentionArgs, head: usize, work: &Work) {
     let Sizes { len, dim, .. } = work.sizes;
     // SAFETY: values begin after all heads' queries and keys; masked loads read inside a head.
     unsafe {
-        let values = args.qkv.add((2 * args.num_heads + head) * args.head_dim);
+        let values = (args.num_heads + args.num_kv_heads + head) * args.head_dim;
         for pair in 0..len / 2 {
             let tiles = work.values.add(pair / TILE_ROWS * (dim / TILE_ROWS) * TILE_BYTES);
             for column in (0..dim).step_by(TILE_ROWS) {
@@ -351,7 +403,7 @@ unsafe fn pack_values(args: &AttentionArgs, head: usize, work: &Work) {
                 let mask = ((1u32 << columns) - 1) as __mmask16;
                 let load = |key: usize| {
                     let mask = if key < args.len { mask } else { 0 };
-                    let value = values.wrapping_add(key * args.qkv_stride + column);
+                    let value = args.row(key).wrapping_add(values + column);
                     _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, value.cast()))
                 };
                 let (even, odd) = (load(2 * pair), load(2 * pair + 1));

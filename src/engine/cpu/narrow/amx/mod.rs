@@ -24,6 +24,9 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     linear_bf16: linear::linear_bf16,
     encode: avx512::BF16.encode,
     add_norm: avx512::BF16.add_norm,
+    gate: avx512::BF16.gate,
+    rotate: avx512::BF16.rotate,
+    head_norm: avx512::BF16.head_norm,
 };
 
 /// Whether the CPU has AMX with both kinds of products and the system lets this process use it.

@@ -1,0 +1,126 @@
+//! The architectures with code: one line each.
+
+use super::bert::Original;
+use super::config::Config;
+use super::decoder::Decoding;
+use super::distilbert::DistilBert;
+use super::electra::Electra;
+use super::head::Head;
+use super::llama::Llama;
+use super::loader::{Instances, Parts};
+use super::modernbert::Modern;
+use super::modules;
+use super::parameters::Parameters;
+use super::prompt;
+use super::qwen2::Qwen2;
+use super::qwen3::Qwen3;
+use super::roberta::Roberta;
+use super::scorer::Family;
+use super::source::ModelFiles;
+use crate::engine::Backend;
+use crate::error::ModelError;
+
+/// A model family before it is loaded.
+pub(super) trait Architecture {
+    type Model<B: Backend>: Family<B>;
+
+    /// Reads all that the family takes from config.json.
+    ///
+    /// # Errors
+    /// What is wrong with which field.
+    fn check(config: &Config) -> Result<(), ModelError>;
+
+    /// # Errors
+    /// As for [`Self::check`]; a tensor is missing or damaged, or its shape is not what `config` asks for; or the
+    /// device has no memory.
+    fn load<B: Backend>(
+        parameters: &Parameters<'_, B>,
+        config: &Config,
+        head: &Head,
+    ) -> Result<Self::Model<B>, ModelError>;
+}
+
+type MakeHead = fn(&ModelFiles, &Config) -> Result<Head, ModelError>;
+
+/// How an architecture is loaded.
+pub(super) struct Entry {
+    /// As config.json names it.
+    architecture: &'static str,
+    model_type: &'static str,
+    pub(super) make_head: MakeHead,
+    /// Whether it is a language model, which is asked in words.
+    pub(super) is_prompted: bool,
+    pub(super) check: fn(&Config) -> Result<(), ModelError>,
+    pub(super) instances: fn(&Parts<'_>) -> Result<Instances, ModelError>,
+}
+
+const fn entry<A: Architecture>(
+    architecture: &'static str,
+    model_type: &'static str,
+    make_head: MakeHead,
+) -> Entry {
+    Entry {
+        architecture,
+        model_type,
+        make_head,
+        is_prompted: false,
+        check: A::check,
+        instances: |parts| parts.instances::<A>(),
+    }
+}
+
+const fn prompted<A: Architecture>(
+    architecture: &'static str,
+    model_type: &'static str,
+    make_head: MakeHead,
+) -> Entry {
+    Entry { is_prompted: true, ..entry::<A>(architecture, model_type, make_head) }
+}
+
+static FAMILIES: [Entry; 17] = [
+    entry::<Original>("BertForSequenceClassification", "bert", classifier),
+    entry::<Original>("BertModel", "bert", modules::embedding_head),
+    entry::<Roberta>("RobertaForSequenceClassification", "roberta", classifier),
+    entry::<Roberta>("XLMRobertaForSequenceClassification", "xlm-roberta", classifier),
+    entry::<Roberta>("XLMRobertaModel", "xlm-roberta", modules::embedding_head),
+    entry::<Roberta>("CamembertForSequenceClassification", "camembert", classifier),
+    entry::<DistilBert>("DistilBertForSequenceClassification", "distilbert", classifier),
+    entry::<DistilBert>("DistilBertModel", "distilbert", modules::embedding_head),
+    entry::<Electra>("ElectraForSequenceClassification", "electra", classifier),
+    entry::<Modern>("ModernBertForSequenceClassification", "modernbert", classifier),
+    entry::<Modern>("ModernBertModel", "modernbert", modules::embedding_head),
+    prompted::<Decoding<Qwen3>>("Qwen3ForCausalLM", "qwen3", prompt::answers),
+    prompted::<Decoding<Qwen3>>("Qwen3ForSequenceClassification", "qwen3", classifier),
+    prompted::<Decoding<Qwen2>>("Qwen2ForCausalLM", "qwen2", prompt::answers),
+    prompted::<Decoding<Qwen2>>("Qwen2ForSequenceClassification", "qwen2", classifier),
+    prompted::<Decoding<Llama>>("LlamaForCausalLM", "llama", prompt::answers),
+    prompted::<Decoding<Llama>>("LlamaForSequenceClassification", "llama", classifier),
+];
+
+/// The entry of a configuration, whose fields are found to be what the family reads.
+///
+/// # Errors
+/// An architecture without code, or what is wrong with which field.
+pub(super) fn find(config: &Config) -> Result<&'static Entry, ModelError> {
+    const FILE: &str = "config.json";
+    let asked = config.architecture.as_str();
+    let Some(entry) = FAMILIES.iter().find(|entry| entry.architecture == asked) else {
+        let supported = FAMILIES.each_ref().map(|entry| entry.architecture).join(", ");
+        let base = asked.strip_suffix("Model").or(asked.strip_suffix("ForMaskedLM"));
+        let headed = base.map(|base| format!("{base}ForSequenceClassification"));
+        let message = match headed {
+            Some(headed) if supported.contains(&headed) => {
+                format!("'{asked}' has no head that scores; '{headed}' is supported")
+            }
+            _ => format!("'{asked}' is not supported; {supported} are"),
+        };
+        return Err(ModelError::unsupported(FILE, "architectures", message));
+    };
+    config.fields.check_is("model_type", entry.model_type)?;
+    (entry.check)(config)?;
+    Ok(entry)
+}
+
+fn classifier(_files: &ModelFiles, config: &Config) -> Result<Head, ModelError> {
+    Ok(Head::Classifier { labels: config.labels.clone(), activation: config.activation })
+}

@@ -1,0 +1,149 @@
+//! A tenant as a request meets it: what it may do, what it has used.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::quota::{Meter, Quota, Spent};
+use crate::batch::Share;
+use crate::error::Error;
+use crate::metrics::TenantCounts;
+use crate::model::registry::Names;
+use crate::request::RerankResponse;
+
+/// When a tenant that has all its requests under way may come again: as soon as one of them ends, which
+/// nobody knows; the least that clients respect.
+const CONCURRENCY_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A tenant by the latest table.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    pub name: String,
+    pub share: Share,
+    /// May see the usage of all.
+    pub is_admin: bool,
+    /// `None` is all.
+    pub models: Option<Vec<String>>,
+    pub quota: Quota,
+    pub(super) account: Arc<Account>,
+}
+
+/// What outlives a reload: counts, buckets, requests under way.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    meter: Mutex<Meter>,
+    concurrent: AtomicUsize,
+    requests: AtomicU64,
+    refusals: AtomicU64,
+    documents: AtomicU64,
+    tokens: AtomicU64,
+    search_units: AtomicU64,
+}
+
+/// What a request has taken of its tenant's quota. Its place among the concurrent ones is given back when it
+/// is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    account: Arc<Account>,
+    quota: Quota,
+    tokens: usize,
+}
+
+impl Tenant {
+    /// Everybody where nobody has a key: no limits.
+    pub fn anonymous() -> Self {
+        Self {
+            name: "anonymous".into(),
+            share: Share::ANONYMOUS,
+            is_admin: false,
+            models: None,
+            quota: Quota::default(),
+            account: Arc::default(),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Forbidden`] if the tenant may not use the model of these names.
+    pub fn check_model(&self, names: &Names) -> Result<(), Error> {
+        if self.may_use(|name| names.has(name)) {
+            return Ok(());
+        }
+        Err(Error::Forbidden("this API key may not use the model of this server".into()))
+    }
+
+    /// Whether the tenant may use the model whose names `has` knows.
+    pub fn may_use(&self, has: impl Fn(&str) -> bool) -> bool {
+        self.models.as_ref().is_none_or(|models| models.iter().any(|name| has(name)))
+    }
+
+    /// Takes a request of an estimated size off the quota.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`], and then nothing is taken.
+    pub fn charge(&self, tokens: usize, now: Instant) -> Result<Charge, Error> {
+        let concurrent = self.account.concurrent.fetch_add(1, Ordering::AcqRel);
+        // From here on dropping the charge undoes the addition.
+        let charge = Charge { account: Arc::clone(&self.account), quota: self.quota, tokens };
+        if self.quota.max_concurrent_requests.is_some_and(|max| concurrent >= max) {
+            let limit = "concurrent requests";
+            return Err(Error::RateLimited { limit, retry_after: CONCURRENCY_RETRY_AFTER });
+        }
+        self.account.meter().admit(&self.quota, tokens, now)?;
+        Ok(charge)
+    }
+
+    /// A request was answered with scores.
+    pub fn answered(&self, response: &RerankResponse) {
+        let account = &*self.account;
+        let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Ordering::Relaxed);
+        add(&account.requests, 1);
+        add(&account.documents, response.results.len());
+        add(&account.tokens, response.prompt_tokens);
+        add(&account.search_units, response.search_units());
+    }
+
+    /// A request got an error.
+    pub fn refused(&self) {
+        self.account.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn counts(&self) -> TenantCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let account = &*self.account;
+        TenantCounts {
+            requests: read(&account.requests),
+            refusals: read(&account.refusals),
+            documents: read(&account.documents),
+            tokens: read(&account.tokens),
+            search_units: read(&account.search_units),
+        }
+    }
+}
+
+impl Charge {
+    /// Replaces the estimate by the number of tokens that were found.
+    pub fn correct(&mut self, tokens: usize, now: Instant) {
+        let more = Spent { requests: 0.0, tokens: tokens as f64 - self.tokens as f64 };
+        self.tokens = tokens;
+        self.account.meter().take(&self.quota, more, now);
+    }
+
+    /// Gives everything back: the request was refused for another reason.
+    pub fn refund(self, now: Instant) {
+        let back = Spent { requests: -1.0, tokens: -(self.tokens as f64) };
+        self.account.meter().take(&self.quota, back, now);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.concurrent.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Account {
+    pub(super) fn meter(&self) -> MutexGuard<'_, Meter> {
+        // Every change of a meter is complete before the lock is left, so a poisoned one is still whole.
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
