@@ -2,7 +2,8 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
-use std::fmt::Write;
+mod tenants;
+
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -12,6 +13,8 @@ use metrics_exporter_prometheus::{
 
 use crate::error::{DeviceError, Error, Fault};
 use crate::request::{RerankResponse, Stamps};
+
+pub use tenants::tenant_page;
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
 const SECONDS: &[f64] =
@@ -47,6 +50,7 @@ const CACHED: &str = "rerank_cached_sequences_total";
 const JOINED: &str = "rerank_joined_sequences_total";
 const MISSED: &str = "rerank_missed_sequences_total";
 const CACHE_BYTES: &str = "rerank_cache_bytes";
+const BODY_BYTES: &str = "rerank_body_bytes";
 const PADDING: &str = "rerank_padding_tokens_total";
 const LATE_CANCELS: &str = "rerank_late_cancelled_pairs_total";
 const FAULTS: &str = "rerank_device_faults_total";
@@ -55,10 +59,6 @@ const REPLACED_WORKERS: &str = "rerank_replaced_workers_total";
 const READY: &str = "rerank_ready";
 const SHARED_QUOTA_UP: &str = "rerank_shared_quota_up";
 const SHARED_QUOTA_FAILURES: &str = "rerank_shared_quota_failures_total";
-
-/// Tenants with lines of their own on the metrics page; the rest share the label `other`. A thousand lines are
-/// what a scrape should cost at most.
-const MAX_TENANT_LABELS: usize = 200;
 
 /// The type a metric has, its unit and its HELP text.
 enum Kind {
@@ -123,6 +123,7 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
     ),
     (MISSED, Kind::Counter, Unit::Count, "Sequences looked for in the cache, and scored."),
     (CACHE_BYTES, Kind::Gauge, Unit::Bytes, "Memory of the rows that are kept."),
+    (BODY_BYTES, Kind::Gauge, Unit::Bytes, "Request bodies that are being read or worked on."),
     (
         PADDING,
         Kind::Counter,
@@ -164,6 +165,7 @@ pub struct Load {
     pub backlog_tokens: usize,
     pub tokens_per_second: f64,
     pub cache_bytes: usize,
+    pub body_bytes: usize,
 }
 
 /// How a scoring request ends: in exactly one way.
@@ -274,6 +276,7 @@ pub struct Metrics {
     joined: Counter,
     missed: Counter,
     cache_bytes: Gauge,
+    body_bytes: Gauge,
     padding: Counter,
     late_cancels: Counter,
     faults: Counter,
@@ -326,6 +329,7 @@ impl Metrics {
             joined: counter(JOINED),
             missed: counter(MISSED),
             cache_bytes: gauge(CACHE_BYTES),
+            body_bytes: gauge(BODY_BYTES),
             padding: counter(PADDING),
             late_cancels: counter(LATE_CANCELS),
             faults: counter(FAULTS),
@@ -444,6 +448,7 @@ impl Metrics {
         self.backlog.set(load.backlog_tokens as f64);
         self.rate.set(load.tokens_per_second);
         self.cache_bytes.set(load.cache_bytes as f64);
+        self.body_bytes.set(load.body_bytes as f64);
         self.ready.set(f64::from(u8::from(ready)));
         self.handle.run_upkeep();
         self.handle.render()
@@ -453,32 +458,6 @@ impl Metrics {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 }
-
-/// The metrics of tenants, by name: one page of their own, since it is not for everybody who may scrape.
-pub fn tenant_page(tenants: &[(String, TenantCounts)]) -> String {
-    let (own, rest) = tenants.split_at(tenants.len().min(MAX_TENANT_LABELS));
-    let rest = rest.iter().map(|(_, counts)| *counts).reduce(TenantCounts::plus);
-    let rest = rest.map(|counts| ("other".to_owned(), counts));
-    let mut page = String::new();
-    for (name, help, read) in TENANT_COUNTERS {
-        // Writing to a string cannot fail.
-        let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n");
-        for (tenant, counts) in own.iter().chain(&rest) {
-            let _ = writeln!(page, "{name}{{tenant=\"{tenant}\"}} {}", read(counts));
-        }
-    }
-    page
-}
-
-type ReadCounter = fn(&TenantCounts) -> u64;
-
-const TENANT_COUNTERS: [(&str, &str, ReadCounter); 5] = [
-    ("rerank_tenant_requests_total", "Requests answered with scores.", |c| c.requests),
-    ("rerank_tenant_refusals_total", "Requests answered with an error.", |c| c.refusals),
-    ("rerank_tenant_scored_pairs_total", "Documents scored and answered.", |c| c.documents),
-    ("rerank_tenant_scored_tokens_total", "Tokens scored and answered.", |c| c.tokens),
-    ("rerank_tenant_search_units_total", "Searches as Cohere bills them.", |c| c.search_units),
-];
 
 fn builder() -> PrometheusBuilder {
     let buckets = [

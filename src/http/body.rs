@@ -36,17 +36,26 @@ pub(super) struct Bounds {
 /// Memory for all bodies together. Bytes are taken as they arrive, not as they are announced, so that slow
 /// clients cannot hold what they have not sent.
 #[derive(Debug, Clone)]
-pub(super) struct Budget(Arc<Semaphore>);
+pub(super) struct Budget {
+    max_bytes: usize,
+    free: Arc<Semaphore>,
+}
 
 impl Budget {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(max_bytes.min(Semaphore::MAX_PERMITS))))
+        let max_bytes = max_bytes.min(Semaphore::MAX_PERMITS);
+        Self { max_bytes, free: Arc::new(Semaphore::new(max_bytes)) }
+    }
+
+    /// Bytes that are taken.
+    pub(super) fn num_bytes(&self) -> usize {
+        self.max_bytes - self.free.available_permits()
     }
 
     fn take(&self, num_bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let full = Error::BodiesFull { retry_after: FULL_RETRY_AFTER };
         let Ok(permits) = u32::try_from(num_bytes) else { return Err(full) };
-        Arc::clone(&self.0).try_acquire_many_owned(permits).map_err(|_| full)
+        Arc::clone(&self.free).try_acquire_many_owned(permits).map_err(|_| full)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::api::{self, Dialect, Parsed, Rejected, Reply};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Load, Metrics};
 use crate::request::{RerankResponse, Stamps};
 use crate::rerank::{self, Service};
 use crate::tenant::{Tenant, Tenants};
@@ -69,6 +69,7 @@ impl App {
     /// Whoever may scrape sees the server; an admin's key sees its tenants too.
     fn metrics_page(&self, caller: &Caller) -> String {
         let load = self.serving.get().map(|serving| serving.service.load()).unwrap_or_default();
+        let load = Load { body_bytes: self.bodies.budget.num_bytes(), ..load };
         let mut text = self.metrics.render(load, self.health.is_ready());
         if caller.as_ref().is_ok_and(|tenant| tenant.is_admin) {
             let all = self.tenants.all();

@@ -141,6 +141,7 @@ impl Service {
             backlog_tokens: self.admission.backlog_tokens(),
             tokens_per_second: self.admission.tokens_per_second(),
             cache_bytes: self.scores.as_ref().map_or(0, Scores::num_bytes),
+            ..Load::default()
         }
     }
 
