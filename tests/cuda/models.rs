@@ -154,16 +154,16 @@ fn every_family_gives_the_reference_logits() {
     }
 }
 
-/// Six real layers, logits of -7.8 to 6.6.
+/// Six real layers, logits of -5.4 to 0.4.
 #[test]
 fn the_golden_pairs_of_the_default_model_keep_their_logits() {
     let (pairs, _) = golden(&default_model().join("golden.json"));
     let (expected, got) = logits(&default_model(), &Inputs::Pairs(pairs));
-    // f16 rows carry a noise of 1.4e-3 into these logits, so that the largest of a few lies above it.
+    // f16 rows carry a noise into these logits: the largest of a few lies well above its mean.
     let squares: f32 = expected.iter().zip(&got).map(|(a, b)| (a - b) * (a - b)).sum();
     let deviation = (squares / expected.len() as f32).sqrt();
-    assert!(deviation < 2e-3, "{deviation}: {got:?}, not {expected:?}");
-    assert!(largest_difference(&expected, &got) < 5e-3, "{got:?}, not {expected:?}");
+    assert!(deviation < 8e-4, "{deviation}: {got:?}, not {expected:?}");
+    assert!(largest_difference(&expected, &got) < 2e-3, "{got:?}, not {expected:?}");
 }
 
 #[test]
@@ -183,5 +183,5 @@ fn documents_come_in_the_order_of_the_cpu() {
         order
     };
     assert_eq!(order(&got), order(&expected), "{got:?}, not {expected:?}");
-    assert!(largest_difference(&expected, &got) < 5e-3, "{got:?}, not {expected:?}");
+    assert!(largest_difference(&expected, &got) < 2e-3, "{got:?}, not {expected:?}");
 }
