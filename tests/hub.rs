@@ -5,12 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "hub/bench.rs"]
-mod bench;
-#[cfg(feature = "python-hub")]
-#[path = "hub/python.rs"]
-mod python;
+pub(crate) mod bench;
 #[path = "hub/server.rs"]
-mod server;
+pub(crate) mod server;
 
 use std::fs;
 use std::path::PathBuf;

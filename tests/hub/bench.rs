@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rerankd::model::source::{HubOptions, ModelFiles, Source};
 
-use crate::server::{Host, Hub, REPO, Seen};
+use super::server::{Host, Hub, REPO, Seen};
 
 /// Large enough to be mapped, and different at every offset.
 pub(crate) fn weights() -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! The same cache, shared with the hub's Python client.
 
-use crate::bench::{Bench, to_storage, weights};
-use crate::server::{COMMIT, REPO};
+use crate::hub::bench::{Bench, to_storage, weights};
+use crate::hub::server::{COMMIT, REPO};
 
 /// Runs a script with the client's `cache` and `repo` set, in an environment that knows one hub.
 fn python(bench: &Bench, offline: bool, script: &str) {
