@@ -79,7 +79,7 @@ pub struct ModelSettings {
     #[arg(long, env = "RERANKD_THREADS", value_name = "N")]
     pub threads: Option<usize>,
     /// Tokens in one batch; at least the longest sequence of the model [default: 16384 on a GPU, else
-    /// 1024 a thread, 2048 or more]
+    /// 512 a thread, 1024 or more]
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
     /// Whether the same pair has the same bits in every batch. Without it, a GPU may use cuBLASLt where that
@@ -250,7 +250,7 @@ pub struct Config {
 
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
 /// activations of each core stay in its cache; a larger one only makes newcomers wait longer.
-const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 1024;
+const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 512;
 /// Enough rows for several waves of tiles on the largest card.
 const DEFAULT_BATCH_TOKENS_ON_GPU: usize = 16_384;
 
@@ -262,7 +262,7 @@ impl ModelConfig {
         let default_batch_tokens = if machine.has_gpu {
             DEFAULT_BATCH_TOKENS_ON_GPU
         } else {
-            (DEFAULT_BATCH_TOKENS_PER_THREAD * threads).max(2048)
+            (DEFAULT_BATCH_TOKENS_PER_THREAD * threads).max(1024)
         };
         let max_batch_tokens = settings.max_batch_tokens.unwrap_or(default_batch_tokens);
         let timeout_ms = settings.device_timeout_ms.unwrap_or(30_000);

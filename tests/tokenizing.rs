@@ -6,11 +6,13 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rerankd::error::Error;
 use rerankd::model::prompt::Prompt;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, Overflow, Side, Truncation};
 use rerankd::tokenize::{Encoder, Form, Tokenized, load};
+use tokenizers::normalizers::BertNormalizer;
 use tokenizers::{Tokenizer, TruncationParams, TruncationStrategy};
 
 /// Short, so that small texts overflow it.
@@ -175,4 +177,50 @@ fn an_encoder_gets_each_text_alone_and_the_query_once() {
     assert!(tokenized.items.iter().all(|item| item.query_sequence == Some(0)));
     assert_eq!(tokenized.items[1].sequences, 2..4);
     assert_eq!(tokenized.items[1].truncated_tokens, 70 - 2 * (MAX_LENGTH - 2));
+}
+
+/// Text as it comes: words, some not English, spaces of all kinds, special tokens, and what is like them.
+fn texts() -> impl Strategy<Value = String> {
+    let word = prop_oneof![
+        6 => "[a-zA-Z]{1,12}",
+        2 => "[!-~]{1,8}",
+        1 => "[a-zA-Z]{90,110}",
+        1 => "\\PC{1,6}",
+        1 => any::<String>(),
+        1 => prop::sample::select(vec![
+            "[CLS]", "[SEP]", "a[MASK]b", "[sep]", "[unused3]", "##ing", "don't", "caf\u{e9}", "cafe\u{301}",
+            "\u{4f60}\u{597d}", "a\u{0}b", "a\u{b}b", "\u{7f}", "\u{a0}", "\u{3000}x", "\u{fffd}", "I\u{307}",
+        ]).prop_map(str::to_owned),
+    ];
+    let space = prop::sample::select(vec![" ", "  ", "\t", "\n", "\r\n", "", "\u{2003}"]);
+    let words = prop::collection::vec((word, space), 0..12);
+    words.prop_map(|words| words.into_iter().map(|(word, space)| word + space).collect())
+}
+
+/// A folder's tokenizer as the library runs it, and as an encoder does.
+fn both_ways(folder: &str, lowercase: bool) -> (Tokenizer, Encoder) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut loaded = load(&ModelFiles::open_folder(&folder).unwrap(), usize::MAX).unwrap();
+    if !lowercase {
+        let normalizer = BertNormalizer { lowercase, ..BertNormalizer::default() };
+        loaded.tokenizer.with_normalizer(Some(normalizer)).unwrap();
+    }
+    let library = loaded.tokenizer.clone();
+    (library, Encoder::new(loaded, Form::Single, MAX_LENGTH).unwrap())
+}
+
+#[test]
+fn plain_words_have_the_ids_that_the_library_gives_them() {
+    let sides =
+        [("models/default", true), ("models/default", false), ("tests/golden/tiny-bert", true)]
+            .map(|(folder, lowercase)| both_ways(folder, lowercase));
+    let cases = ProptestConfig { cases: 2000, ..ProptestConfig::default() };
+    let outcome = TestRunner::new(cases).run(&texts(), |text| {
+        for (library, encoder) in &sides {
+            let expected = library.encode_fast(text.as_str(), false).unwrap();
+            prop_assert_eq!(encoder.ids(&text).unwrap(), expected.get_ids(), "{:?}", text);
+        }
+        Ok(())
+    });
+    outcome.unwrap();
 }

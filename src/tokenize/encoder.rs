@@ -7,6 +7,7 @@ use super::assemble::{
 };
 use super::load::Loaded;
 use super::template::Template;
+use super::words::Words;
 use crate::error::{Error, ModelError};
 use crate::model::prompt::Prompt;
 use crate::request::{Inputs, Truncation};
@@ -15,6 +16,8 @@ use crate::request::{Inputs, Truncation};
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
+    /// The short way for text of plain words, of a tokenizer that has one.
+    words: Option<Words>,
     rules: Rules,
     /// Texts around query and document, of a model that is asked in words.
     prompt: Option<Prompt>,
@@ -31,7 +34,8 @@ impl Encoder {
         let max_length = own.map_or(max_length, |own| own.min(max_length));
         let template = Template::of(&tokenizer)?;
         let rules = Rules { template, form, max_length, wrapping: Wrapping::default() };
-        Ok(Self { tokenizer, rules, prompt: None })
+        let words = Words::of(&tokenizer);
+        Ok(Self { tokenizer, words, rules, prompt: None })
     }
 
     /// An encoder for a model that is asked in words: prefix, query, document and suffix are tokenised by
@@ -62,7 +66,8 @@ impl Encoder {
             after_query: ids(&prompt.query[1])?,
         };
         let rules = Rules { template, form: Form::Pair, max_length, wrapping };
-        Ok(Self { tokenizer, rules, prompt: Some(prompt.clone()) })
+        let words = Words::of(&tokenizer);
+        Ok(Self { tokenizer, words, rules, prompt: Some(prompt.clone()) })
     }
 
     /// Tokens in a sequence, special tokens included.
@@ -79,11 +84,14 @@ impl Encoder {
     /// # Errors
     /// A failure of the tokenizer.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|e| Error::Internal(format!("the tokenizer failed: {e}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = match &self.words {
+            Some(words) => words.ids(&self.tokenizer, text),
+            None => {
+                let encoding = self.tokenizer.encode_fast(text, false);
+                encoding.map(|encoding| encoding.get_ids().to_vec())
+            }
+        };
+        ids.map_err(|e| Error::Internal(format!("the tokenizer failed: {e}")))
     }
 
     /// Ids of text `i` of a request, with the words that a prompt puts around it.

@@ -6,6 +6,7 @@ mod load;
 mod pool;
 mod template;
 mod turns;
+mod words;
 
 pub use assemble::{Form, Item, Rules, TextIds, Tokenized, Wrapping, assemble};
 pub use encoder::Encoder;

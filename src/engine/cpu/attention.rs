@@ -6,7 +6,7 @@
 use super::gemm::{tile_height, tile_of};
 use super::kernels::{AttentionArgs, scores_stride};
 use super::math;
-use super::simd::Simd;
+use super::simd::{MAX_LANES, Simd};
 use std::ops::Range;
 
 /// Stands where no key is: its weight is `2^-125` of the largest, lost in any sum.
@@ -22,7 +22,7 @@ pub(super) unsafe fn attention<S: Simd, const MR: usize, const NV: usize>(args: 
         // SAFETY: the caller's promise; `head` is in range.
         unsafe {
             if head.is_multiple_of(group) {
-                pack_keys(args, head / group, NV * S::LANES);
+                pack_keys::<S>(args, head / group, NV * S::LANES);
                 pack_values(args, head / group, NV * S::LANES);
             }
             let (height, mut row) = (tile_height(args.num_queries, MR), 0);
@@ -70,7 +70,7 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
             let visible = args.visible(row + i);
             let visible = visible.start - first..visible.end - first;
             let scores = work.scores.add(i * stride + first);
-            *scale = 1.0 / softmax::<S>(scores, visible, end - first);
+            *scale = 1.0 / softmax::<S, NV>(scores, visible, end - first);
         }
         for i in 0..width / panel {
             let values = work.values.add((i * len + first) * panel);
@@ -80,9 +80,26 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
         }
         for (i, scale) in scale.iter().enumerate().take(rows) {
             let out = args.out.add((row + i) * args.out_stride + head * dim);
-            let tile = work.tile.add(i * width);
-            for d in 0..dim {
-                *out.add(d) = *tile.add(d) * scale;
+            store_scaled::<S>(work.tile.add(i * width), *scale, out, dim);
+        }
+    }
+}
+
+/// `out[..dim] = tile[..dim] * scale`
+///
+/// # Safety
+/// `out` is valid for `dim` floats, `tile` for as many in whole vectors.
+#[inline(always)]
+unsafe fn store_scaled<S: Simd>(tile: *const f32, scale: f32, out: *mut f32, dim: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = S::splat(scale);
+        for d in (0..dim).step_by(S::LANES) {
+            let x = S::mul(S::load(tile.add(d)), scale);
+            if dim - d < S::LANES {
+                S::store_part(out.add(d), dim - d, x);
+            } else {
+                S::store(out.add(d), x);
             }
         }
     }
@@ -92,32 +109,47 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
 /// and returns their sum.
 ///
 /// # Safety
-/// `scores` is valid for `len` floats rounded up to whole vectors; `visible` is not empty and ends by `len`.
+/// `scores` is valid for `len` floats rounded up to whole panels; `visible` is not empty and ends by `len`.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(scores: *mut f32, visible: Range<usize>, len: usize) -> f32 {
-    let padded = len.next_multiple_of(S::LANES);
+unsafe fn softmax<S: Simd, const NV: usize>(
+    scores: *mut f32,
+    visible: Range<usize>,
+    len: usize,
+) -> f32 {
+    let padded = len.next_multiple_of(NV * S::LANES);
     // SAFETY: below `padded`.
     unsafe {
         for i in (0..visible.start).chain(visible.end..padded) {
             *scores.add(i) = NO_KEY;
         }
-        let mut max = S::load(scores);
-        for i in (S::LANES..padded).step_by(S::LANES) {
-            max = S::max(max, S::load(scores.add(i)));
+        // A chain for each vector of a panel: one alone would wait for its latency.
+        let mut max = [S::splat(NO_KEY); NV];
+        for i in (0..padded).step_by(NV * S::LANES) {
+            for (j, max) in max.iter_mut().enumerate() {
+                *max = S::max(*max, S::load(scores.add(i + j * S::LANES)));
+            }
         }
-        let max = S::splat(S::reduce_max(max));
-        let mut sum = S::splat(0.0);
-        for i in (0..padded).step_by(S::LANES) {
-            let weight = math::exp2::<S>(S::sub(S::load(scores.add(i)), max));
-            S::store(scores.add(i), weight);
-            sum = S::add(sum, weight);
+        let max = S::splat(S::reduce_max(fold(max, |a, b| S::max(a, b))));
+        let mut sum = [S::splat(0.0); NV];
+        for i in (0..padded).step_by(NV * S::LANES) {
+            for (j, sum) in sum.iter_mut().enumerate() {
+                let score = scores.add(i + j * S::LANES);
+                let weight = math::exp2::<S>(S::sub(S::load(score), max));
+                S::store(score, weight);
+                *sum = S::add(*sum, weight);
+            }
         }
         // Nothing at all, so that no key outside of what a query sees can change a bit.
         for i in (0..visible.start).chain(visible.end..len) {
             *scores.add(i) = 0.0;
         }
-        S::reduce_add(sum)
+        S::reduce_add(fold(sum, |a, b| S::add(a, b)))
     }
+}
+
+#[inline(always)]
+fn fold<V: Copy, const NV: usize>(vectors: [V; NV], with: impl Fn(V, V) -> V) -> V {
+    vectors[1..].iter().fold(vectors[0], |folded, vector| with(folded, *vector))
 }
 
 /// Transposes one head's keys into panels of `[head_dim][panel]`, zeros after the last key.
@@ -125,25 +157,46 @@ unsafe fn softmax<S: Simd>(scores: *mut f32, visible: Range<usize>, len: usize) 
 /// # Safety
 /// As for [`attention`].
 #[inline(always)]
-unsafe fn pack_keys(args: &AttentionArgs, head: usize, panel: usize) {
+unsafe fn pack_keys<S: Simd>(args: &AttentionArgs, head: usize, panel: usize) {
     let (len, dim) = (args.len, args.head_dim);
-    // SAFETY: keys begin after all heads' queries in each row; `keys` holds whole panels.
+    let column = (args.num_heads + head) * dim;
+    // SAFETY: keys begin after all heads' queries in each row; `keys` holds whole panels, and `zeros` a vector.
     unsafe {
-        let column = (args.num_heads + head) * dim;
-        for first in (0..len).step_by(panel) {
-            let out = args.work.keys.add(first * dim);
-            for t in 0..panel {
-                if first + t < len {
-                    let key = args.row(first + t).add(column);
-                    for d in 0..dim {
-                        *out.add(d * panel + t) = *key.add(d);
-                    }
+        for first in (0..len.next_multiple_of(panel)).step_by(S::LANES) {
+            let out = args.work.keys.add(first / panel * panel * dim + first % panel);
+            for d in (0..dim).step_by(S::LANES) {
+                let mut keys = [args.work.zeros; MAX_LANES];
+                for (t, key) in
+                    keys.iter_mut().enumerate().take(S::LANES.min(len.saturating_sub(first)))
+                {
+                    *key = args.row(first + t).add(column + d);
+                }
+                let out = out.add(d * panel);
+                if dim - d < S::LANES {
+                    transpose_part::<S>(&keys, dim - d, out, panel);
                 } else {
-                    for d in 0..dim {
-                        *out.add(d * panel + t) = 0.0;
-                    }
+                    S::transpose(&keys, out, panel);
                 }
             }
+        }
+    }
+}
+
+/// [`Simd::transpose`] of rows of `columns` floats.
+///
+/// # Safety
+/// The rows are valid for `columns` floats, `out` for so many rows of `LANES` floats, `out_stride` apart.
+#[inline(always)]
+unsafe fn transpose_part<S: Simd>(
+    rows: &[*const f32; MAX_LANES],
+    columns: usize,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    for (i, row) in rows[..S::LANES].iter().enumerate() {
+        for d in 0..columns {
+            // SAFETY: the caller's promise.
+            unsafe { *out.add(d * out_stride + i) = *row.add(d) };
         }
     }
 }

@@ -1,6 +1,6 @@
 //! AVX-512F: 32 registers of 16 floats. With `BF16` the conversions to bf16 are those of AVX512-BF16.
 
-use super::simd::Simd;
+use super::simd::{MAX_LANES, Simd};
 use std::arch::x86_64::*;
 
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +69,23 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
+    unsafe fn transpose(rows: &[*const f32; MAX_LANES], out: *mut f32, out_stride: usize) {
+        unsafe {
+            // A loop, not `map`: a closure does not have the instruction set.
+            let mut block = [_mm512_setzero_si512(); 16];
+            for (to, row) in block.iter_mut().zip(rows) {
+                *to = _mm512_loadu_si512(row.cast());
+            }
+            for (d, column) in transpose(block).iter().enumerate() {
+                _mm512_storeu_si512(out.add(d * out_stride).cast(), *column);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(v: __m512) -> f32 {
+        unsafe { _mm512_reduce_add_ps(v) }
+    }
+    #[inline(always)]
     unsafe fn reduce_max(v: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(v) }
     }
@@ -79,6 +96,40 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn store_part(p: *mut f32, n: usize, v: __m512) {
         unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
+    }
+}
+
+/// Transposes 16 by 16 dwords.
+#[inline(always)]
+pub(super) unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller's CPU has AVX-512.
+    unsafe {
+        let mut a = rows;
+        // Dwords of two rows, then of four, side by side in each quarter.
+        for i in (0..16).step_by(2) {
+            a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        let mut b = a;
+        for i in (0..16).step_by(4) {
+            b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+            b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+            b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+            b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+        }
+        // Quarter q of b[4g + c] has dword 4q + c of rows 4g to 4g + 3.
+        let mut out = rows;
+        for c in 0..4 {
+            let low = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
+            let high = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
+            let low_2 = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
+            let high_2 = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
+            out[c] = _mm512_shuffle_i32x4::<0x88>(low, low_2);
+            out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low_2);
+            out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high_2);
+            out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high_2);
+        }
+        out
     }
 }
 

@@ -32,6 +32,17 @@ pub(super) trait Simd: Copy {
     #[inline(always)]
     unsafe fn prefetch(_p: *const f32) {}
 
+    /// Transposes the block of `LANES` rows of `LANES` floats: its column `d` goes to `out + d * out_stride`.
+    #[inline(always)]
+    unsafe fn transpose(rows: &[*const f32; MAX_LANES], out: *mut f32, out_stride: usize) {
+        for (i, row) in rows[..Self::LANES].iter().enumerate() {
+            for d in 0..Self::LANES {
+                // SAFETY: the caller lends the rows, and as many as `LANES` of them at `out`.
+                unsafe { *out.add(d * out_stride + i) = *row.add(d) };
+            }
+        }
+    }
+
     /// The sum of all lanes, in halves: lane `i` with lane `i + LANES / 2`, and so on.
     #[inline(always)]
     unsafe fn reduce_add(v: Self::V) -> f32 {

@@ -343,45 +343,11 @@ unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
                     }
                 }
                 let tile = work.keys.add((first / TILE_ROWS * steps + step) * TILE_BYTES);
-                for (i, column) in transpose(rows).into_iter().enumerate() {
+                for (i, column) in avx512::transpose(rows).into_iter().enumerate() {
                     _mm512_storeu_si512(tile.add(i * STEP_BYTES).cast(), column);
                 }
             }
         }
-    }
-}
-
-/// Transposes 16 by 16 dwords.
-#[inline(always)]
-unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // SAFETY: the caller's CPU has AVX-512.
-    unsafe {
-        let mut a = rows;
-        // Dwords of two rows, then of four, side by side in each quarter.
-        for i in (0..16).step_by(2) {
-            a[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-            a[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-        }
-        let mut b = a;
-        for i in (0..16).step_by(4) {
-            b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-            b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-            b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-            b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-        }
-        // Quarter q of b[4g + c] has dword 4q + c of rows 4g to 4g + 3.
-        let mut out = rows;
-        for c in 0..4 {
-            let low = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
-            let high = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
-            let low_2 = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
-            let high_2 = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
-            out[c] = _mm512_shuffle_i32x4::<0x88>(low, low_2);
-            out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low_2);
-            out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high_2);
-            out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high_2);
-        }
-        out
     }
 }
 
