@@ -184,6 +184,14 @@ pub enum ModelError {
     Hub { model: String, endpoint: String, message: String },
     #[error("cannot load the model onto the device: {0}")]
     Device(DeviceError),
+    /// The whole sum, in words.
+    #[error("not enough memory: {0}")]
+    Memory(String),
+    #[error(
+        "max-batch-tokens: {max_batch_tokens} is less than one sequence of this model may have \
+         ({max_length})"
+    )]
+    LongerThanBatch { max_batch_tokens: usize, max_length: usize },
     /// The weights load but do not give the scores the model's golden pairs promise.
     #[error("{model}: golden pair {index} gives {got}, not {expected} (tolerance {tolerance})")]
     Golden { model: String, index: usize, got: f32, expected: f32, tolerance: f32 },

@@ -168,6 +168,28 @@ pub struct Load {
     pub body_bytes: usize,
 }
 
+impl Load {
+    /// Of two models of a server. The speed of each is what it gets beside the other, so they are done together:
+    /// when the slower is.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        let backlog_tokens = self.backlog_tokens + other.backlog_tokens;
+        let seconds = |load: Self| load.backlog_tokens as f64 / load.tokens_per_second.max(1.0);
+        let seconds = seconds(self).max(seconds(other));
+        let tokens_per_second = if seconds > 0.0 {
+            backlog_tokens as f64 / seconds
+        } else {
+            self.tokens_per_second.max(other.tokens_per_second)
+        };
+        Self {
+            backlog_tokens,
+            tokens_per_second,
+            cache_bytes: self.cache_bytes + other.cache_bytes,
+            body_bytes: self.body_bytes + other.body_bytes,
+        }
+    }
+}
+
 /// How a scoring request ends: in exactly one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {

@@ -17,9 +17,7 @@ use crate::config::{
 use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
-use crate::metrics::Metrics;
-use crate::model::registry::Names;
-use crate::rerank::{self, Service};
+use crate::rerank::{self, Host, Models, Service, Serving};
 use crate::tenant::{self, Source, Tenants};
 
 /// Serve rerank requests over HTTP
@@ -78,25 +76,21 @@ fn log() {
 
 /// Listens first, so that a busy port is told at once and probes see a server that is starting; then loads.
 async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
-    let health = Arc::new(Health::default());
-    let metrics = Arc::new(Metrics::new());
+    let host = Host::default();
+    let Host { metrics, health, .. } = host.clone();
     let cannot_serve = |e| Failure::io("cannot serve", e);
-    let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
+    let models = Arc::new(Models::new(config.strict_model_names));
     let tenants = Arc::new(open_keys(&config)?);
     let redis = open_redis(&config)?;
-    let options = options(&config, Arc::clone(&tenants));
-    let server = http::Server::bind(options, shared_metrics, shared_health);
+    let options = options(&config, Arc::clone(&models), Arc::clone(&tenants));
+    let server = http::Server::bind(options, Arc::clone(&metrics), Arc::clone(&health));
     let server = server.await.map_err(cannot_serve)?;
     let address = server.address().map_err(cannot_serve)?;
     tracing::info!(%address, "listening");
     let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
-    let slot = server.slot();
-    let loading = tokio::task::spawn_blocking({
-        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
-        move || load(&config, &hardware, metrics, health)
-    });
+    let loading = tokio::task::spawn_blocking(move || load(&config, &hardware, &host, &models));
     if let Some(redis) = redis {
-        tokio::spawn(tenant::share(Arc::clone(&tenants), redis, Arc::clone(&metrics)));
+        tokio::spawn(tenant::share(Arc::clone(&tenants), redis, metrics));
     }
     tokio::spawn(tenant::watch(tenants));
     let run = server.run(stop_or_lost(stop, Arc::clone(&health)));
@@ -104,9 +98,7 @@ async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     tokio::select! {
         () = &mut run => return Ok(()),
         loaded = loading => {
-            let loaded = loaded.map_err(|e| Failure::io("loading broke off", e.into()))?;
-            // Nobody else fills the slot.
-            let _ = slot.set(loaded?);
+            loaded.map_err(|e| Failure::io("loading broke off", e.into()))??;
             health.started();
         }
     }
@@ -144,7 +136,7 @@ fn open_redis(config: &Config) -> Result<Option<redis::Client>, ConfigError> {
     opened.map_err(|e| ConfigError::new("redis-url", e.to_string()))
 }
 
-fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
+fn options(config: &Config, models: Arc<Models>, tenants: Arc<Tenants>) -> http::Options {
     let ConnectionConfig { address, tls, max_connections, timeouts, drain_delay, drain_timeout } =
         config.connection.clone();
     http::Options {
@@ -159,6 +151,7 @@ fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
             tokenization_workers: config.tokenizer_threads,
             started_unix_seconds: clock::unix_seconds(),
         },
+        models,
         tenants,
         max_total_body_bytes: config.max_total_body_bytes,
         max_connections,
@@ -169,15 +162,10 @@ fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
 }
 
 /// Loads the model and starts its threads. Blocks: a download may take minutes.
-fn load(
-    config: &Config,
-    hardware: &Hardware,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-) -> Result<http::Serving, Failure> {
+fn load(config: &Config, hardware: &Hardware, host: &Host, models: &Models) -> Result<(), Failure> {
     let begin = clock::now();
     let Opened { name, revision, prepared } = open(&config.model, hardware)?;
-    let model = ModelFacts {
+    let facts = ModelFacts {
         name: config.served_model_name.clone().unwrap_or(name),
         aliases: config.aliases.clone(),
         architecture: prepared.architecture.clone(),
@@ -186,11 +174,6 @@ fn load(
         dtype: wire_name(prepared.dtype).into(),
         revision,
         created_unix_seconds: clock::unix_seconds(),
-    };
-    let names = Names {
-        served: model.name.clone(),
-        aliases: config.aliases.clone(),
-        strict: config.strict_model_names,
     };
     let options = rerank::Options {
         limits: config.limits,
@@ -204,18 +187,20 @@ fn load(
     };
     let tokens_per_second = prepared.tokens_per_second as u64;
     let device = prepared.device.clone();
-    let service = Service::start(names, prepared, &options, metrics, health)
+    let service = Service::start(facts.name.clone(), prepared, &options, host)
         .map_err(|e| Failure::io("cannot start a thread", e))?;
     let seconds = clock::now().saturating_duration_since(begin).as_secs_f64();
     tracing::info!(
-        model = model.name,
+        model = facts.name,
         device,
-        dtype = model.dtype,
+        dtype = facts.dtype,
         tokens_per_second,
         seconds,
         "ready"
     );
-    Ok(http::Serving { service, model })
+    let put = models.put(Serving { service, facts });
+    put.map_err(|taken| ConfigError::new("alias", taken.to_string()))?;
+    Ok(())
 }
 
 /// A precision as TEI's clients know it.

@@ -14,6 +14,5 @@ mod watched;
 
 pub use activity::Timeouts;
 pub use address::Address;
-pub use routes::Serving;
 pub use server::{Options, Server};
 pub use tls::TlsFiles;

@@ -9,6 +9,7 @@ mod families;
 pub mod head;
 mod llama;
 pub mod loader;
+pub mod memory;
 mod modernbert;
 mod modules;
 mod parameters;
