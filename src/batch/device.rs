@@ -126,7 +126,7 @@ impl Device {
             return false;
         }
         self.seat.used(batch, outcome.took);
-        if self.scorer.num_begun() == 0 {
+        if ahead.is_none() {
             self.seat.leave();
         }
         self.shared.metrics.batch(&outcome);

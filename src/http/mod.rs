@@ -3,6 +3,7 @@
 mod account;
 mod activity;
 mod address;
+mod admin;
 mod body;
 mod connection;
 mod routes;

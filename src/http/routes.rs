@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use uuid::Uuid;
 
 use super::account::Account;
+use super::admin;
 use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::usage::{self, UsageFacts};
@@ -20,11 +21,13 @@ use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{self, Load, Metrics};
 use crate::request::{RerankResponse, Stamps};
-use crate::rerank::{self, Models, Serving};
+use crate::rerank::{self, Loader, Models, Serving};
 use crate::tenant::{Tenant, Tenants};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// A cascade answered without its second model.
+const DEGRADED: HeaderName = HeaderName::from_static("x-rerank-degraded");
 
 /// Bodies above this are parsed on a thread that may block: 256 KiB of JSON take about a millisecond.
 const PARSE_INLINE_BYTES: usize = 256 * 1024;
@@ -34,6 +37,7 @@ const PARSE_INLINE_BYTES: usize = 256 * 1024;
 pub(super) struct App {
     /// Empty while the first is loading.
     pub(super) models: Arc<Models>,
+    pub(super) loader: Option<Arc<Loader>>,
     pub(super) server: ServerFacts,
     pub(super) limits: api::Limits,
     pub(super) tenants: Arc<Tenants>,
@@ -47,6 +51,7 @@ impl App {
     fn metrics_page(&self, caller: &Caller) -> String {
         let load = Load { body_bytes: self.bodies.budget.num_bytes(), ..self.models.load() };
         let mut text = self.metrics.render(load, self.health.is_ready());
+        text += &metrics::model_page(&self.models.states());
         if caller.as_ref().is_ok_and(|tenant| tenant.is_admin) {
             let all = self.tenants.all();
             let counts = all.iter().map(|tenant| (tenant.name.clone(), tenant.counts()));
@@ -70,7 +75,7 @@ impl App {
 }
 
 /// Whose key came with the request, or why none counts.
-type Caller = Result<Arc<Tenant>, Error>;
+pub(super) type Caller = Result<Arc<Tenant>, Error>;
 
 /// Answers one request.
 pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -82,6 +87,9 @@ pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Respons
         Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path, &caller)),
         Method::POST if api::route(&path).is_some() => {
             ("score", score(&app, request, &path, Stamps::at(received), caller).await)
+        }
+        Method::POST if admin::change(&path).is_some() => {
+            ("models", admin::answer(&app, request, caller).await)
         }
         Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(caller.is_ok())),
         _ => ("none", nowhere(&request, &path)),
@@ -285,6 +293,9 @@ fn accept(
         "scored"
     );
     insert(&mut reply, SERVER_TIMING, &timing);
+    if response.is_degraded {
+        insert(&mut reply, DEGRADED, "first-model-only");
+    }
     insert(&mut reply, REQUEST_ID, &response.id);
     reply
 }

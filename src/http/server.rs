@@ -19,7 +19,7 @@ use crate::api;
 use crate::api::info::ServerFacts;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::rerank::Models;
+use crate::rerank::{Loader, Models};
 use crate::tenant::Tenants;
 
 /// Connections the system holds for us; what tokio asks it for.
@@ -34,6 +34,8 @@ pub struct Options {
     pub server: ServerFacts,
     /// While there are none, scoring is answered 503.
     pub models: Arc<Models>,
+    /// `None`: the models stay as they are.
+    pub loader: Option<Arc<Loader>>,
     pub tenants: Arc<Tenants>,
     /// Of all bodies that are being read or worked on.
     pub max_total_body_bytes: usize,
@@ -76,6 +78,7 @@ impl Server {
         };
         let app = App {
             models: Arc::clone(&options.models),
+            loader: options.loader.clone(),
             server: options.server.clone(),
             limits: api::Limits { max_documents: options.server.max_documents },
             tenants: Arc::clone(&options.tenants),

@@ -61,7 +61,8 @@ impl Client {
             started_unix_seconds: 0,
         };
         let app = App {
-            models: Arc::new(Models::new(false)),
+            models: Arc::new(Models::new(false, Arc::default())),
+            loader: None,
             server,
             limits: api::Limits { max_documents: 10 },
             tenants: Arc::new(Tenants::anonymous()),

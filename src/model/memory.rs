@@ -42,13 +42,13 @@ impl Need {
     /// A file that is missing or broken.
     pub fn of(files: &ModelFiles, run: Run) -> Result<Self, ModelError> {
         let fields = Config::read(files)?.fields;
-        let size = |names: [&str; 2]| {
+        let size = |names: &[&str]| {
             let found = names.iter().find_map(|name| fields.get(name)?.as_u64());
             found.unwrap_or(0)
         };
-        let hidden = size(["hidden_size", "dim"]);
-        let intermediate = size(["intermediate_size", "hidden_dim"]);
-        let max_length = size(["max_position_embeddings", "max_position_embeddings"]);
+        let hidden = size(&["hidden_size", "dim"]);
+        let intermediate = size(&["intermediate_size", "hidden_dim"]);
+        let max_length = size(&["max_position_embeddings"]);
         let row = HIDDEN_ROWS * hidden + INTERMEDIATE_ROWS * intermediate;
         let batch_tokens = run.max_batch_tokens as u64;
         let (bytes, tokens) = match run.dtype {

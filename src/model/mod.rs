@@ -7,6 +7,7 @@ mod distilbert;
 mod electra;
 mod families;
 pub mod head;
+pub mod known;
 mod llama;
 pub mod loader;
 pub mod memory;

@@ -83,28 +83,63 @@ impl<M> Registry<M> {
         Ok(Some(Arc::clone(&found.ok_or_else(forbidden)?.model)))
     }
 
+    /// Whether a model of these names could be put.
+    ///
+    /// # Errors
+    /// Another model has one of them.
+    pub fn check(&self, names: &Names) -> Result<(), NameTaken> {
+        check(&self.all(), names)
+    }
+
+    /// Takes a model away: requests that came before still use it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownModel`] if none is served under this name; an alias is not enough.
+    pub fn remove(&self, served: &str) -> Result<Arc<M>, Error> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries: Vec<_> = table.iter().map(Entry::shared).collect();
+        let Some(place) = entries.iter().position(|entry| entry.names.served == served) else {
+            let names: Vec<_> = entries.iter().map(|entry| entry.names.served.as_str()).collect();
+            return Err(unknown(served, &names));
+        };
+        let removed = entries.remove(place).model;
+        *table = Arc::new(entries);
+        Ok(removed)
+    }
+
     /// Adds a model, or puts it in the place of the one that is served under its name, which is given back: requests
-    /// that came before still use it.
+    /// that came before still use it. One of a new name goes before those from `place` on.
     ///
     /// # Errors
     /// Another model has one of the names.
-    pub fn put(&self, names: Names, model: Arc<M>) -> Result<Option<Arc<M>>, NameTaken> {
+    pub fn put(
+        &self,
+        place: usize,
+        names: Names,
+        model: Arc<M>,
+    ) -> Result<Option<Arc<M>>, NameTaken> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let others = || table.iter().filter(|entry| entry.names.served != names.served);
-        if let Some(name) = names.all().find(|name| others().any(|entry| entry.names.has(name))) {
-            return Err(NameTaken(name.to_owned()));
-        }
+        check(&table, &names)?;
         let mut entries: Vec<_> = table.iter().map(Entry::shared).collect();
-        let place = entries.iter().position(|entry| entry.names.served == names.served);
-        let old = match place {
+        let old = entries.iter().position(|entry| entry.names.served == names.served);
+        let old = match old {
             Some(i) => Some(std::mem::replace(&mut entries[i], Entry { names, model }).model),
             None => {
-                entries.push(Entry { names, model });
+                entries.insert(place.min(entries.len()), Entry { names, model });
                 None
             }
         };
         *table = Arc::new(entries);
         Ok(old)
+    }
+}
+
+/// Whether no other model has one of the names.
+fn check<M>(table: &[Entry<M>], names: &Names) -> Result<(), NameTaken> {
+    let others = || table.iter().filter(|entry| entry.names.served != names.served);
+    match names.all().find(|name| others().any(|entry| entry.names.has(name))) {
+        Some(name) => Err(NameTaken(name.to_owned())),
+        None => Ok(()),
     }
 }
 
@@ -134,8 +169,8 @@ mod tests {
 
     fn registry(is_strict: bool) -> Registry<u32> {
         let registry = Registry::new(is_strict);
-        registry.put(names("small", &["rerank-v3.5"]), Arc::new(1)).unwrap();
-        registry.put(names("large", &[]), Arc::new(2)).unwrap();
+        registry.put(usize::MAX, names("small", &["rerank-v3.5"]), Arc::new(1)).unwrap();
+        registry.put(usize::MAX, names("large", &[]), Arc::new(2)).unwrap();
         registry
     }
 
@@ -177,10 +212,12 @@ mod tests {
     fn a_model_takes_the_place_of_the_one_under_its_name_and_no_other() {
         let registry = registry(false);
         let before = registry.resolve(None, |_| true).unwrap().unwrap();
-        let old = registry.put(names("small", &["a"]), Arc::new(3)).unwrap();
+        let old = registry.put(usize::MAX, names("small", &["a"]), Arc::new(3)).unwrap();
         assert_eq!((old.as_deref(), *before), (Some(&1), 1));
         assert_eq!(*registry.resolve(None, |_| true).unwrap().unwrap(), 3, "it is still the first");
-        let taken = registry.put(names("other", &["a"]), Arc::new(4));
+        let taken = registry.put(usize::MAX, names("other", &["a"]), Arc::new(4));
         assert_eq!(taken, Err(NameTaken("a".into())));
+        assert_eq!(*registry.remove("large").unwrap(), 2);
+        assert!(registry.remove("a").is_err(), "an alias is not enough");
     }
 }

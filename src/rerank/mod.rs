@@ -1,8 +1,11 @@
 //! The path of one request, from its texts to its scores: each arrow one call.
 
+mod cascade;
 mod fold;
 mod golden;
 mod load;
+mod loader;
+mod memory;
 mod models;
 mod rows;
 
@@ -19,14 +22,16 @@ use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
-use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps};
 use crate::score::Scores;
 use crate::tenant::Tenant;
 use crate::tokenize;
 
 use rows::Visit;
 
-pub use load::{Prepared, prepare};
+pub use cascade::Cascade;
+pub use load::{Prepared, prepare, prepare_or_fall_back};
+pub use loader::{Loaded, Loader, Spec};
 pub use models::{Models, Serving};
 
 /// Bounds of the service, from the configuration.
@@ -198,6 +203,18 @@ impl Service {
         Ok(response)
     }
 
+    /// How long a request may take.
+    fn timeout_of(&self, request: &RerankRequest) -> Duration {
+        request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout)
+    }
+
+    /// When a request would be done that came now, by what waits and the measured speed.
+    fn time_for(&self, inputs: &Inputs) -> Duration {
+        let tokens = self.admission.backlog_tokens() + self.admission.estimate(inputs);
+        let seconds = tokens as f64 / self.admission.tokens_per_second();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
     async fn score(
         &self,
         request: RerankRequest,
@@ -209,7 +226,7 @@ impl Service {
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
-        let timeout = request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout);
+        let timeout = self.timeout_of(&request);
         let deadline = stamps.received + timeout;
         let share = share_of(tenant, request.priority);
         let estimate = self.admission.estimate(&request.inputs);
@@ -251,6 +268,7 @@ impl Service {
             labels: self.head.labels().to_vec(),
             prompt_tokens: sequences.num_tokens(),
             num_chars: inputs.num_chars(),
+            is_degraded: false,
             stamps,
         })
     }
