@@ -15,6 +15,7 @@ mod evaluating;
 mod fixtures;
 mod gpu;
 mod lifecycle;
+mod models;
 mod program;
 mod scoring;
 mod support;
