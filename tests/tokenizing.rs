@@ -202,7 +202,7 @@ fn both_ways(folder: &str, lowercase: bool) -> (Tokenizer, Encoder) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut loaded = load(&ModelFiles::open_folder(&folder).unwrap(), usize::MAX).unwrap();
     if !lowercase {
-        let normalizer = BertNormalizer { lowercase, ..BertNormalizer::default() };
+        let normalizer = BertNormalizer::new(true, true, None, lowercase);
         loaded.tokenizer.with_normalizer(Some(normalizer)).unwrap();
     }
     let library = loaded.tokenizer.clone();

@@ -252,7 +252,7 @@ mod tests {
         assert_eq!((model.dtype, model.max_batch_tokens), (Dtype::Bf16, 8192));
         assert_eq!((model.revision.as_deref(), *max_backlog_tokens), (Some("v2"), Some(900)));
         let Kind::Files { model, .. } = &models[0].kind else { panic!() };
-        assert_eq!((model.dtype, model.max_batch_tokens), (Dtype::F32, 2048));
+        assert_eq!((model.dtype, model.max_batch_tokens), (Dtype::F32, 1024));
     }
 
     #[test]
