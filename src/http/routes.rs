@@ -14,12 +14,12 @@ use super::account::Account;
 use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::usage::{self, UsageFacts};
-use crate::api::{self, Dialect, Parsed, Rejected, Reply};
+use crate::api::{self, Call, Dialect, ErrorDialect, Parsed, Rejected, Reply};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{self, Load, Metrics};
-use crate::request::{RerankResponse, Stamps};
+use crate::request::{Answer, Stamps};
 use crate::rerank::{self, Service};
 use crate::tenant::{Tenant, Tenants};
 
@@ -28,6 +28,12 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Bodies above this are parsed on a thread that may block: 256 KiB of JSON take about a millisecond.
 const PARSE_INLINE_BYTES: usize = 256 * 1024;
+
+/// Replies of more numbers are written on such a thread: so many take about a millisecond.
+const WRITE_INLINE_VALUES: usize = 16 * 1024;
+
+/// What a component of a vector takes, as an f32 and as digits.
+const BYTES_PER_VALUE: usize = 18;
 
 /// All that answering a request needs.
 #[derive(Debug)]
@@ -52,6 +58,11 @@ pub struct Serving {
 impl App {
     fn serving(&self) -> Result<&Serving, Error> {
         self.serving.get().ok_or_else(|| rerank::unavailable(State::Starting))
+    }
+
+    /// Whether the model gives vectors, and no labels.
+    fn prefers_vectors(&self) -> bool {
+        self.serving.get().is_some_and(|serving| serving.model.pooling.is_some())
     }
 
     /// The models a tenant may use.
@@ -150,7 +161,7 @@ fn side_call(app: &App, method: &Method, path: &str, caller: &Caller) -> Reply {
             Some(name) => keyed(path, caller, |tenant| model(app, path, name, tenant)),
             None if api::route(path).is_some() => {
                 let error = Error::Method { method: method.to_string(), path: path.to_owned() };
-                api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+                api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
             }
             None => no_route(path),
         },
@@ -168,7 +179,7 @@ fn ready(app: &App, well: impl Fn() -> Reply) -> Reply {
 fn keyed(path: &str, caller: &Caller, reply: impl FnOnce(&Tenant) -> Reply) -> Reply {
     match caller {
         Ok(tenant) => reply(tenant),
-        Err(error) => api::dialect_at(path, &http::HeaderMap::new()).error(error, ""),
+        Err(error) => api::errors_at(path, &http::HeaderMap::new()).write(error, ""),
     }
 }
 
@@ -177,7 +188,7 @@ fn about(app: &App, path: &str, tenant: &Tenant) -> Reply {
         (Ok(_), [model, ..]) => info::info(model, &app.server),
         (Ok(_), []) => {
             let error = Error::Forbidden("this API key may not use the model here".into());
-            api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+            api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
         }
         (Err(error), _) => info::unhealthy(&error),
     }
@@ -188,7 +199,7 @@ fn model(app: &App, path: &str, name: &str, tenant: &Tenant) -> Reply {
     info::model(models, name).unwrap_or_else(|| {
         let served = models.first().map_or_else(String::new, |model| model.name.clone());
         let error = Error::UnknownModel { name: name.to_owned(), served };
-        api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+        api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
     })
 }
 
@@ -197,11 +208,11 @@ fn nowhere(request: &Request<Incoming>, path: &str) -> Reply {
         return no_route(path);
     }
     let error = Error::Method { method: request.method().to_string(), path: path.to_owned() };
-    api::dialect_at(path, request.headers()).error(&error, "")
+    api::errors_at(path, request.headers()).write(&error, "")
 }
 
 fn no_route(path: &str) -> Reply {
-    api::dialect_at(path, &http::HeaderMap::new()).error(&Error::NoRoute(path.to_owned()), "")
+    api::errors_at(path, &http::HeaderMap::new()).write(&Error::NoRoute(path.to_owned()), "")
 }
 
 fn no_content() -> Reply {
@@ -231,7 +242,7 @@ async fn score(
     {
         Ok(read) => read,
         Err(error) => {
-            return refuse(account, &*api::dialect_at(path, &headers), &error, &fallback_id);
+            return refuse(account, api::errors_at(path, &headers), &error, &fallback_id);
         }
     };
     let incoming = api::Incoming {
@@ -241,25 +252,41 @@ async fn score(
         fallback_id: &fallback_id,
         unix_seconds: clock::unix_seconds(),
     };
-    let parse = || api::parse(&incoming, &app.limits);
+    let limits = api::Limits { prefers_vectors: app.prefers_vectors(), ..app.limits };
+    let parse = || api::parse(&incoming, &limits);
     let parsed =
         if bytes.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
-    let Parsed { request, dialect } = match parsed {
+    let Parsed { call, errors } = match parsed {
         Ok(parsed) => parsed,
-        Err(Rejected { error, dialect, request_id }) => {
-            return refuse(account, &*dialect, &error, &request_id);
+        Err(Rejected { error, errors, request_id }) => {
+            return refuse(account, errors, &error, &request_id);
         }
     };
     drop(bytes);
     stamps.parsed = clock::now();
-    let id = request.id.clone();
-    let scored = match app.serving() {
-        Ok(serving) => serving.service.rerank(request, stamps, &tenant).await,
-        Err(error) => Err(error),
+    let id = call.id().to_owned();
+    let refuse = |account, error| refuse(account, errors, &error, &id);
+    let service = match app.serving() {
+        Ok(serving) => &serving.service,
+        Err(error) => return refuse(account, error),
     };
-    match scored {
-        Ok(response) => accept(account, &*dialect, &response, &tenant.name),
-        Err(error) => refuse(account, &*dialect, &error, &id),
+    match call {
+        Call::Rerank(request, dialect) => match service.rerank(request, stamps, &tenant).await {
+            Ok(response) => accept(account, &*dialect, &response, &tenant.name),
+            Err(error) => refuse(account, error),
+        },
+        Call::Embed(request, dialect) => {
+            // Vectors are larger than the texts they are of.
+            let reply_bytes = service.num_values(&request) * BYTES_PER_VALUE;
+            let _held = match app.bodies.budget.take_for_reply(reply_bytes) {
+                Ok(held) => held,
+                Err(error) => return refuse(account, error),
+            };
+            match service.embed(request, stamps, &tenant).await {
+                Ok(response) => accept(account, &*dialect, &response, &tenant.name),
+                Err(error) => refuse(account, error),
+            }
+        }
     }
 }
 
@@ -284,15 +311,21 @@ async fn read(
     }
 }
 
-fn accept(
+fn accept<R: Answer>(
     account: Account<'_>,
-    dialect: &dyn Dialect,
-    response: &RerankResponse,
+    dialect: &dyn Dialect<R>,
+    response: &R,
     tenant: &str,
 ) -> Reply {
-    account.answered(response);
-    let mut reply = dialect.reply(response);
-    let stages = response.stamps.stages();
+    let tally = response.tally();
+    account.answered(&tally);
+    let write = || dialect.reply(response);
+    let mut reply = if tally.num_values > WRITE_INLINE_VALUES {
+        tokio::task::block_in_place(write)
+    } else {
+        write()
+    };
+    let stages = tally.stamps.stages();
     let mut timing = String::with_capacity(120);
     for (stage, took) in stages {
         let comma = if timing.is_empty() { "" } else { ", " };
@@ -300,22 +333,22 @@ fn accept(
         let _ = write!(timing, "{comma}{stage};dur={:.3}", took.as_secs_f64() * 1e3);
     }
     tracing::info!(
-        request_id = response.id,
+        request_id = tally.id,
         tenant,
-        model = response.model,
-        documents = response.results.len(),
-        tokens = response.prompt_tokens,
+        model = tally.model,
+        documents = tally.num_texts,
+        tokens = tally.prompt_tokens,
         timing,
         "scored"
     );
     insert(&mut reply, SERVER_TIMING, &timing);
-    insert(&mut reply, REQUEST_ID, &response.id);
+    insert(&mut reply, REQUEST_ID, tally.id);
     reply
 }
 
-fn refuse(account: Account<'_>, dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+fn refuse(account: Account<'_>, errors: ErrorDialect, error: &Error, request_id: &str) -> Reply {
     account.refused(error);
-    let mut reply = dialect.error(error, request_id);
+    let mut reply = errors.write(error, request_id);
     let status = reply.status.as_u16();
     if status >= 500 {
         tracing::warn!(request_id, status, error = %error, "refused");

@@ -74,7 +74,10 @@ impl Server {
         let app = App {
             serving: Arc::default(),
             server: options.server.clone(),
-            limits: api::Limits { max_documents: options.server.max_documents },
+            limits: api::Limits {
+                max_documents: options.server.max_documents,
+                ..api::Limits::default()
+            },
             tenants: Arc::clone(&options.tenants),
             bodies,
             metrics,

@@ -10,6 +10,7 @@ use crate::error::ModelError;
 use crate::model::Scorer;
 use crate::model::head::Head;
 use crate::model::loader::{self, LoadOptions, LoadedModel};
+use crate::model::prompts::Prompts;
 use crate::model::source::ModelFiles;
 use crate::tokenize::{self, Encoder, Form};
 
@@ -106,7 +107,14 @@ fn prepare_as(
     let tokenizer = tokenize::load(files, vocab_size)?;
     let encoder = match &prompt {
         Some(prompt) => Encoder::prompting(tokenizer, prompt, max_length)?,
-        None => Encoder::new(tokenizer, form, max_length)?,
+        None => {
+            // Those of a cross-encoder's folder are left from the encoder it was made of.
+            let prompts = match form {
+                Form::Pair => Prompts::default(),
+                Form::Single => Prompts::read(files)?,
+            };
+            Encoder::new(tokenizer, form, max_length)?.with_prompts(prompts)
+        }
     };
     let mut tokens_per_second = 0.0;
     for scorer in &mut scorers {

@@ -1,5 +1,6 @@
 //! The path of one request, from its texts to its scores: each arrow one call.
 
+mod embed;
 mod fold;
 mod golden;
 mod load;
@@ -11,17 +12,17 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Watch};
+use crate::batch::{self, Batcher, Class, Limits, Rate, Rows, Sequences, Share, Watch};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
 use crate::model::registry::Names;
-use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::request::{Answer, Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
 use crate::score::Scores;
 use crate::tenant::Tenant;
-use crate::tokenize;
+use crate::tokenize::{self, Item};
 
 use rows::Visit;
 
@@ -163,29 +164,50 @@ impl Service {
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
         let _in_flight = InFlight::begin(&self.metrics);
-        let response = self.score(request, stamps, tenant).await?;
-        let took = clock::now().saturating_duration_since(stamps.received);
-        self.metrics.scored(&response, took);
+        let work = Work {
+            model: request.model,
+            inputs: request.inputs,
+            truncation: request.truncation,
+            timeout: request.timeout,
+            priority: request.priority,
+            may_cache: request.may_cache,
+        };
+        let done = self.run(work, stamps, tenant).await?;
+        let values = &done.rows.values;
+        let folded = fold::fold(&self.head, self.width, values, &done.sequences, &done.items)?;
+        let response = RerankResponse {
+            id: request.id,
+            model: done.model,
+            results: folded.results,
+            label_logits: folded.label_logits,
+            labels: self.head.labels().to_vec(),
+            prompt_tokens: done.sequences.num_tokens(),
+            num_chars: done.num_chars,
+            stamps: done.stamps,
+        };
+        self.answered(&response);
         Ok(response)
     }
 
-    async fn score(
-        &self,
-        request: RerankRequest,
-        mut stamps: Stamps,
-        tenant: &Tenant,
-    ) -> Result<RerankResponse, Error> {
+    fn answered(&self, answer: &impl Answer) {
+        let tally = answer.tally();
+        let took = clock::now().saturating_duration_since(tally.stamps.received);
+        self.metrics.scored(&tally, took);
+    }
+
+    /// From texts to rows, whatever is then made of them.
+    async fn run(&self, work: Work, mut stamps: Stamps, tenant: &Tenant) -> Result<Done, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
         let state = self.health.state();
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
         tenant.check_model(&self.names)?;
-        let model = self.names.resolve(request.model.as_deref())?.to_owned();
-        let timeout = request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout);
+        let model = self.names.resolve(work.model.as_deref())?.to_owned();
+        let timeout = work.timeout.unwrap_or(self.default_timeout).min(self.max_timeout);
         let deadline = stamps.received + timeout;
-        let share = share_of(tenant, request.priority);
-        let estimate = self.admission.estimate(&request.inputs);
+        let share = share_of(tenant, work.priority);
+        let estimate = self.admission.estimate(&work.inputs);
         let mut charge = tenant.charge(estimate, stamps.parsed)?;
         let mut permit = match self.admission.admit(estimate, share, timeout) {
             Ok(permit) => permit,
@@ -196,8 +218,8 @@ impl Service {
         };
         stamps.admitted = clock::now();
 
-        let inputs = Arc::new(request.inputs);
-        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
+        let inputs = Arc::new(work.inputs);
+        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &work.truncation);
         let tokenized = by(deadline, tokenizing).await??;
         stamps.tokenized = clock::now();
         charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
@@ -206,27 +228,37 @@ impl Service {
         let visit = Visit {
             service: self,
             share,
-            priority: request.priority,
+            priority: work.priority,
             sequences: &sequences,
             arrived: stamps.received,
             deadline,
         };
-        let rows = visit.rows(&mut permit, request.may_cache).await?;
+        let rows = visit.rows(&mut permit, work.may_cache).await?;
         (stamps.started, stamps.scored) = (rows.started, rows.scored);
-
-        let folded =
-            fold::fold(&self.head, self.width, &rows.values, &sequences, &tokenized.items)?;
-        Ok(RerankResponse {
-            id: request.id,
-            model,
-            results: folded.results,
-            label_logits: folded.label_logits,
-            labels: self.head.labels().to_vec(),
-            prompt_tokens: sequences.num_tokens(),
-            num_chars: inputs.num_chars(),
-            stamps,
-        })
+        let (items, num_chars) = (tokenized.items, inputs.num_chars());
+        Ok(Done { model, rows, sequences, items, num_chars, stamps })
     }
+}
+
+/// What of a request the path to its rows needs.
+struct Work {
+    model: Option<String>,
+    inputs: Inputs,
+    truncation: Truncation,
+    timeout: Option<Duration>,
+    priority: u16,
+    may_cache: bool,
+}
+
+/// The rows of a request, and what they belong to.
+struct Done {
+    /// The served name.
+    model: String,
+    rows: Rows,
+    sequences: Arc<Sequences>,
+    items: Vec<Item>,
+    num_chars: usize,
+    stamps: Stamps,
 }
 
 /// From this priority on a request is of the lowest class, behind other tenants' too.

@@ -1,0 +1,138 @@
+//! Vectors of texts, by the path that scores take: prompts before it, cutting and normalising after.
+
+use super::{InFlight, Service, Work};
+use crate::error::Error;
+use crate::model::head::Head;
+use crate::model::prompts::Prompts;
+use crate::request::{EmbedRequest, EmbedResponse, Inputs, PromptChoice, Stamps};
+use crate::tenant::Tenant;
+
+impl Service {
+    /// The vectors of a request's texts, under the same terms as [`Service::rerank`].
+    ///
+    /// # Errors
+    /// Every kind of [`Error`] that concerns a request that could be read.
+    pub async fn embed(
+        &self,
+        request: EmbedRequest,
+        stamps: Stamps,
+        tenant: &Tenant,
+    ) -> Result<EmbedResponse, Error> {
+        let _in_flight = InFlight::begin(&self.metrics);
+        tenant.check_model(&self.names)?;
+        let model = self.names.resolve(request.model.as_deref())?;
+        if !matches!(self.head, Head::Embedding { .. }) {
+            let message = format!(
+                "the model '{model}' scores pairs of texts and gives no vectors; serve an embedding model for these"
+            );
+            return Err(Error::NotSupported(message));
+        }
+        let dimensions = self.dimensions(&request)?;
+        let prompts = self.tokenizers.encoder().prompts();
+        let work = Work {
+            model: request.model,
+            inputs: prompted(request.inputs, prompts, &request.prompt)?,
+            truncation: request.truncation,
+            timeout: request.timeout,
+            priority: request.priority,
+            may_cache: request.may_cache,
+        };
+        let done = self.run(work, stamps, tenant).await?;
+        let rows = done.items.iter().map(|item| {
+            let start = item.sequences.start * self.width;
+            &done.rows.values[start..start + dimensions]
+        });
+        let response = EmbedResponse {
+            id: request.id,
+            vectors: vectors(rows, dimensions, request.normalize),
+            dimensions,
+            truncated_tokens: done.items.iter().map(|item| item.truncated_tokens).collect(),
+            prompt_tokens: done.sequences.num_tokens(),
+            num_chars: done.num_chars,
+            model: done.model,
+            stamps: done.stamps,
+        };
+        self.answered(&response);
+        Ok(response)
+    }
+
+    /// Numbers in the answer to a request, if it can be answered.
+    pub fn num_values(&self, request: &EmbedRequest) -> usize {
+        request.inputs.len() * request.dimensions.unwrap_or(self.width).min(self.width)
+    }
+
+    fn dimensions(&self, request: &EmbedRequest) -> Result<usize, Error> {
+        match request.dimensions {
+            Some(asked) if asked > self.width => {
+                let width = self.width;
+                let message =
+                    format!("dimensions: the vectors of this model have {width}, not {asked}");
+                Err(Error::invalid("dimensions", message))
+            }
+            Some(asked) => Ok(asked),
+            None => Ok(self.width),
+        }
+    }
+}
+
+/// The inputs with the chosen prompt before each text. Ids are what their sender made them.
+fn prompted(inputs: Inputs, prompts: &Prompts, choice: &PromptChoice) -> Result<Inputs, Error> {
+    let before = prompts.choose(choice)?;
+    match inputs {
+        Inputs::Texts(mut texts) if !before.is_empty() => {
+            texts.iter_mut().for_each(|text| text.insert_str(0, before));
+            Ok(Inputs::Texts(texts))
+        }
+        inputs => Ok(inputs),
+    }
+}
+
+/// The first components of each row, in one list; to length one where asked, what is cut included.
+fn vectors<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [f32]>,
+    dimensions: usize,
+    normalize: bool,
+) -> Vec<f32> {
+    let mut vectors = Vec::with_capacity(rows.len() * dimensions);
+    for row in rows {
+        let scale = if normalize { scale_to_one(row) } else { 1.0 };
+        vectors.extend(row.iter().map(|value| value * scale));
+    }
+    vectors
+}
+
+/// What a vector is multiplied by to have length one; 1 for one without length.
+fn scale_to_one(vector: &[f32]) -> f32 {
+    // In f64: thousands of squares in f32 would cost the last digits of every component.
+    let squares = vector.iter().map(|value| f64::from(*value) * f64::from(*value));
+    let length = squares.sum::<f64>().sqrt();
+    if length > 0.0 { (1.0 / length) as f32 } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_has_length_one_again() {
+        let rows = [[3.0, 4.0, 12.0], [0.0, 0.0, 1.0]];
+        let cut = vectors(rows.iter().map(|row| &row[..2]), 2, true);
+        assert_eq!(cut, [0.6, 0.8, 0.0, 0.0], "and no vector is divided by nothing");
+        let whole = vectors(rows.iter().map(|row| &row[..]), 3, true);
+        assert!((whole.iter().take(3).map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-6);
+        let raw = vectors(rows.iter().map(|row| &row[..2]), 2, false);
+        assert_eq!(raw, [3.0, 4.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_prompt_stands_before_every_text_and_before_no_ids() {
+        let mut prompts = Prompts::default();
+        prompts.insert("query", "q: ");
+        let texts = Inputs::Texts(vec!["a".into(), String::new()]);
+        let choice = PromptChoice::Named("query".into());
+        let expected = Inputs::Texts(vec!["q: a".into(), "q: ".into()]);
+        assert_eq!(prompted(texts, &prompts, &choice), Ok(expected));
+        let ids = Inputs::Tokens(vec![vec![1, 2]]);
+        assert_eq!(prompted(ids.clone(), &prompts, &choice), Ok(ids));
+    }
+}
