@@ -22,6 +22,21 @@ pub struct RerankRequest {
     pub may_cache: bool,
 }
 
+/// A model that an operator wants served, beside the others or in the place of the one of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadRequest {
+    /// As `--model` takes it.
+    pub source: String,
+    /// `None`: the model's own.
+    pub name: Option<String>,
+    pub revision: Option<String>,
+    /// `None`: those of the model it replaces.
+    pub aliases: Option<Vec<String>>,
+    /// As `--dtype` takes it; `None`: the server's.
+    pub dtype: Option<String>,
+    pub max_batch_tokens: Option<usize>,
+}
+
 /// What is scored. The result has one score per document, pair or text, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inputs {
@@ -49,6 +64,25 @@ impl Inputs {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Those of these indices, in their order.
+    ///
+    /// # Panics
+    /// An index is not below [`Self::len`].
+    #[must_use]
+    pub fn select(&self, indices: &[usize]) -> Self {
+        let of = |texts: &[String]| indices.iter().map(|&i| texts[i].clone()).collect();
+        match self {
+            Self::OneQuery { query, documents } => {
+                Self::OneQuery { query: query.clone(), documents: of(documents) }
+            }
+            Self::Pairs(pairs) => Self::Pairs(indices.iter().map(|&i| pairs[i].clone()).collect()),
+            Self::Texts(texts) => Self::Texts(of(texts)),
+            Self::Tokens(texts) => {
+                Self::Tokens(indices.iter().map(|&i| texts[i].clone()).collect())
+            }
+        }
     }
 
     /// Bytes of text, each query counted once.
@@ -173,6 +207,8 @@ pub struct RerankResponse {
     pub prompt_tokens: usize,
     /// UTF-8 characters of text that were scored, the query counted once per text.
     pub num_chars: usize,
+    /// A cascade had no time for its second model: the scores are those of the first.
+    pub is_degraded: bool,
     pub stamps: Stamps,
 }
 
@@ -225,6 +261,8 @@ pub struct Tally<'a> {
     pub search_units: usize,
     /// Numbers in the answer.
     pub num_values: usize,
+    /// Whether it is less than was asked for: the cheap order of a cascade.
+    pub is_degraded: bool,
     pub stamps: Stamps,
 }
 
@@ -245,6 +283,7 @@ impl Answer for RerankResponse {
             num_chars: self.num_chars,
             search_units: self.search_units(),
             num_values: self.results.len(),
+            is_degraded: self.is_degraded,
             stamps: self.stamps,
         }
     }
@@ -262,6 +301,7 @@ impl Answer for EmbedResponse {
             // A vector is no search.
             search_units: 0,
             num_values: self.vectors.len(),
+            is_degraded: false,
             stamps: self.stamps,
         }
     }

@@ -16,14 +16,22 @@ pub struct ModelFacts {
     pub architecture: String,
     /// Names of the head's outputs, in order; empty for models that compare vectors.
     pub labels: Vec<String>,
-    /// How the vectors of an encoder are made of its tokens; `None` for models that give none.
-    pub pooling: Option<&'static str>,
+    /// Of an encoder.
+    pub vectors: Option<VectorFacts>,
     /// Tokens a pair may have, special tokens included.
     pub max_length: usize,
     pub dtype: String,
     /// The commit of the checkpoint, where the source has one.
     pub revision: Option<String>,
     pub created_unix_seconds: u64,
+}
+
+/// What an encoder says of its vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VectorFacts {
+    /// How they are made of the rows of tokens: cls, mean, last-token.
+    pub pooling: &'static str,
+    pub dimensions: usize,
 }
 
 /// What the server says of itself.
@@ -48,8 +56,8 @@ pub fn info(model: &ModelFacts, server: &ServerFacts) -> Reply {
         id2label: names.iter().enumerate().map(|(id, name)| (id, *name)).collect(),
         label2id: names.iter().enumerate().map(|(id, name)| (*name, id)).collect(),
     };
-    let model_type = match model.pooling {
-        Some(pooling) => ModelType::Embedding { pooling },
+    let model_type = match model.vectors {
+        Some(VectorFacts { pooling, .. }) => ModelType::Embedding { pooling },
         None if names.len() > 1 => ModelType::Classifier(labels),
         None => ModelType::Reranker(labels),
     };
@@ -74,8 +82,8 @@ pub fn info(model: &ModelFacts, server: &ServerFacts) -> Reply {
 }
 
 /// GET `/v1/models`: OpenAI's `data` and Cohere's `models` in one object, one entry a name.
-pub fn models(models: &[ModelFacts]) -> Reply {
-    let named = || models.iter().flat_map(|model| names(model).map(move |name| (model, name)));
+pub fn models(models: &[&ModelFacts]) -> Reply {
+    let named = || models.iter().flat_map(|&model| names(model).map(move |name| (model, name)));
     Reply::ok(&ModelList {
         object: "list",
         data: named().map(|(model, name)| Card::of(model, name)).collect(),
@@ -84,12 +92,12 @@ pub fn models(models: &[ModelFacts]) -> Reply {
 }
 
 /// GET `/v1/models/{name}`: OpenAI's, Cohere's and Xinference's object at once. `None` if no model has the name.
-pub fn model(models: &[ModelFacts], name: &str) -> Option<Reply> {
+pub fn model(models: &[&ModelFacts], name: &str) -> Option<Reply> {
     let facts = models.iter().find(|model| names(model).any(|own| own == name))?;
     Some(Reply::ok(&OneModel {
         card: Card::of(facts, name),
         cohere: CohereModel::of(facts, name),
-        model_type: if facts.pooling.is_some() { "embedding" } else { "rerank" },
+        model_type: if facts.vectors.is_some() { "embedding" } else { "rerank" },
         model_uid: name,
         model_name: &facts.name,
         architecture: &facts.architecture,
@@ -222,7 +230,7 @@ impl<'a> CohereModel<'a> {
         Self {
             name,
             // Vectors rank too, by their cosine.
-            endpoints: if model.pooling.is_some() { &["embed", "rerank"] } else { &["rerank"] },
+            endpoints: if model.vectors.is_some() { &["embed", "rerank"] } else { &["rerank"] },
             finetuned: false,
             context_length: model.max_length,
             tokenizer_url: None,

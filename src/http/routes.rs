@@ -1,16 +1,18 @@
 //! What each path answers. Scoring paths are `api`'s to recognise; the others are listed here.
 
 use std::fmt::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::account::Account;
+use super::admin;
 use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::usage::{self, UsageFacts};
@@ -19,12 +21,14 @@ use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{self, Load, Metrics};
-use crate::request::{Answer, Stamps};
-use crate::rerank::{self, Service};
+use crate::request::{Answer, EmbedRequest, EmbedResponse, Stamps};
+use crate::rerank::{self, Loader, Models, Serving};
 use crate::tenant::{Tenant, Tenants};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// A cascade answered without its second model.
+const DEGRADED: HeaderName = HeaderName::from_static("x-rerank-degraded");
 
 /// Bodies above this are parsed on a thread that may block: 256 KiB of JSON take about a millisecond.
 const PARSE_INLINE_BYTES: usize = 256 * 1024;
@@ -38,8 +42,9 @@ const BYTES_PER_VALUE: usize = 18;
 /// All that answering a request needs.
 #[derive(Debug)]
 pub(super) struct App {
-    /// Empty while the model loads.
-    pub(super) serving: Arc<OnceLock<Serving>>,
+    /// Empty while the first is loading.
+    pub(super) models: Arc<Models>,
+    pub(super) loader: Option<Arc<Loader>>,
     pub(super) server: ServerFacts,
     pub(super) limits: api::Limits,
     pub(super) tenants: Arc<Tenants>,
@@ -48,40 +53,12 @@ pub(super) struct App {
     pub(super) health: Arc<Health>,
 }
 
-/// A loaded model and what it says of itself.
-#[derive(Debug)]
-pub struct Serving {
-    pub service: Service,
-    pub model: ModelFacts,
-}
-
 impl App {
-    fn serving(&self) -> Result<&Serving, Error> {
-        self.serving.get().ok_or_else(|| rerank::unavailable(State::Starting))
-    }
-
-    /// Whether the model gives vectors, and no labels.
-    fn prefers_vectors(&self) -> bool {
-        self.serving.get().is_some_and(|serving| serving.model.pooling.is_some())
-    }
-
-    /// The models a tenant may use.
-    fn models(&self, tenant: &Tenant) -> &[ModelFacts] {
-        match self.serving.get() {
-            Some(Serving { model, .. })
-                if tenant.may_use(|allowed| info::names(model).any(|name| name == allowed)) =>
-            {
-                std::slice::from_ref(model)
-            }
-            _ => &[],
-        }
-    }
-
     /// Whoever may scrape sees the server; an admin's key sees its tenants too.
     fn metrics_page(&self, caller: &Caller) -> String {
-        let load = self.serving.get().map(|serving| serving.service.load()).unwrap_or_default();
-        let load = Load { body_bytes: self.bodies.budget.num_bytes(), ..load };
+        let load = Load { body_bytes: self.bodies.budget.num_bytes(), ..self.models.load() };
         let mut text = self.metrics.render(load, self.health.is_ready());
+        text += &metrics::model_page(&self.models.states());
         if caller.as_ref().is_ok_and(|tenant| tenant.is_admin) {
             let all = self.tenants.all();
             let counts = all.iter().map(|tenant| (tenant.name.clone(), tenant.counts()));
@@ -105,7 +82,7 @@ impl App {
 }
 
 /// Whose key came with the request, or why none counts.
-type Caller = Result<Arc<Tenant>, Error>;
+pub(super) type Caller = Result<Arc<Tenant>, Error>;
 
 /// Answers one request.
 pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -117,6 +94,9 @@ pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Respons
         Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path, &caller)),
         Method::POST if api::route(&path).is_some() => {
             ("score", score(&app, request, &path, Stamps::at(received), caller).await)
+        }
+        Method::POST if admin::change(&path).is_some() => {
+            ("models", admin::answer(&app, request, caller).await)
         }
         Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(caller.is_ok())),
         _ => ("none", nowhere(&request, &path)),
@@ -154,7 +134,7 @@ fn side_call(app: &App, method: &Method, path: &str, caller: &Caller) -> Reply {
             keyed(path, caller, |tenant| match trimmed {
                 "/info" => about(app, path, tenant),
                 "/v1/usage" => app.usage(tenant),
-                _ => info::models(app.models(tenant)),
+                _ => info::models(&facts(&app.models.usable(tenant))),
             })
         }
         _ => match trimmed.strip_prefix("/v1/models/") {
@@ -184,23 +164,26 @@ fn keyed(path: &str, caller: &Caller, reply: impl FnOnce(&Tenant) -> Reply) -> R
 }
 
 fn about(app: &App, path: &str, tenant: &Tenant) -> Reply {
-    match (app.serving(), app.models(tenant)) {
-        (Ok(_), [model, ..]) => info::info(model, &app.server),
-        (Ok(_), []) => {
-            let error = Error::Forbidden("this API key may not use the model here".into());
-            api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
-        }
-        (Err(error), _) => info::unhealthy(&error),
+    match app.models.resolve(None, tenant) {
+        Ok(serving) => info::info(&serving.facts, &app.server),
+        Err(error @ Error::Unavailable { .. }) => info::unhealthy(&error),
+        Err(error) => api::errors_at(path, &http::HeaderMap::new()).write(&error, ""),
     }
 }
 
 fn model(app: &App, path: &str, name: &str, tenant: &Tenant) -> Reply {
-    let models = app.models(tenant);
-    info::model(models, name).unwrap_or_else(|| {
-        let served = models.first().map_or_else(String::new, |model| model.name.clone());
+    let models = app.models.usable(tenant);
+    let models = facts(&models);
+    info::model(&models, name).unwrap_or_else(|| {
+        let served: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
+        let served = served.join(", ");
         let error = Error::UnknownModel { name: name.to_owned(), served };
         api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
     })
+}
+
+fn facts(models: &[Arc<Serving>]) -> Vec<&ModelFacts> {
+    models.iter().map(|serving| &serving.facts).collect()
 }
 
 fn nowhere(request: &Request<Incoming>, path: &str) -> Reply {
@@ -252,7 +235,7 @@ async fn score(
         fallback_id: &fallback_id,
         unix_seconds: clock::unix_seconds(),
     };
-    let limits = api::Limits { prefers_vectors: app.prefers_vectors(), ..app.limits };
+    let limits = api::Limits { prefers_vectors: app.models.only_embed(&tenant), ..app.limits };
     let parse = || api::parse(&incoming, &limits);
     let parsed =
         if bytes.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
@@ -266,28 +249,29 @@ async fn score(
     stamps.parsed = clock::now();
     let id = call.id().to_owned();
     let refuse = |account, error| refuse(account, errors, &error, &id);
-    let service = match app.serving() {
-        Ok(serving) => &serving.service,
-        Err(error) => return refuse(account, error),
-    };
     match call {
-        Call::Rerank(request, dialect) => match service.rerank(request, stamps, &tenant).await {
+        Call::Rerank(request, dialect) => match app.models.rerank(request, stamps, &tenant).await {
             Ok(response) => accept(account, &*dialect, &response, &tenant.name),
             Err(error) => refuse(account, error),
         },
-        Call::Embed(request, dialect) => {
-            // Vectors are larger than the texts they are of.
-            let reply_bytes = service.num_values(&request) * BYTES_PER_VALUE;
-            let _held = match app.bodies.budget.take_for_reply(reply_bytes) {
-                Ok(held) => held,
-                Err(error) => return refuse(account, error),
-            };
-            match service.embed(request, stamps, &tenant).await {
-                Ok(response) => accept(account, &*dialect, &response, &tenant.name),
-                Err(error) => refuse(account, error),
-            }
-        }
+        Call::Embed(request, dialect) => match embed(app, request, stamps, &tenant).await {
+            Ok((response, _held)) => accept(account, &*dialect, &response, &tenant.name),
+            Err(error) => refuse(account, error),
+        },
     }
+}
+
+/// The vectors of a request, and room for an answer of them: it is larger than the texts.
+async fn embed(
+    app: &App,
+    request: EmbedRequest,
+    stamps: Stamps,
+    tenant: &Tenant,
+) -> Result<(EmbedResponse, OwnedSemaphorePermit), Error> {
+    let serving = app.models.embedder(request.model.as_deref(), tenant)?;
+    let reply_bytes = serving.num_values(&request) * BYTES_PER_VALUE;
+    let held = app.bodies.budget.take_for_reply(reply_bytes)?;
+    Ok((serving.embed(request, stamps, tenant).await?, held))
 }
 
 /// The body of a request whose key is known. Of strangers none is looked at, so their refusal is in the dialect
@@ -342,6 +326,9 @@ fn accept<R: Answer>(
         "scored"
     );
     insert(&mut reply, SERVER_TIMING, &timing);
+    if tally.is_degraded {
+        insert(&mut reply, DEGRADED, "first-model-only");
+    }
     insert(&mut reply, REQUEST_ID, tally.id);
     reply
 }

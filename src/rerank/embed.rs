@@ -1,14 +1,48 @@
 //! Vectors of texts, by the path that scores take: prompts before it, cutting and normalising after.
 
-use super::{InFlight, Service, Work};
+use std::sync::Arc;
+
+use super::{InFlight, Models, Service, Serving, Work};
 use crate::error::Error;
-use crate::model::head::Head;
 use crate::model::prompts::Prompts;
-use crate::request::{EmbedRequest, EmbedResponse, Inputs, PromptChoice, Stamps};
+use crate::request::{Answer, EmbedRequest, EmbedResponse, Inputs, PromptChoice, Stamps};
 use crate::tenant::Tenant;
 
-impl Service {
-    /// The vectors of a request's texts, under the same terms as [`Service::rerank`].
+impl Models {
+    /// The model that gives the vectors a request means: the one of its name, or the first that gives any.
+    ///
+    /// # Errors
+    /// There is none yet, none of this name, none that the tenant may use, or it gives no vectors.
+    pub fn embedder(&self, asked: Option<&str>, tenant: &Tenant) -> Result<Arc<Serving>, Error> {
+        let serving = self.resolve_for(asked, tenant, Serving::gives_vectors)?;
+        if serving.gives_vectors() {
+            return Ok(serving);
+        }
+        Err(Error::NotSupported(format!(
+            "the model '{}' scores pairs of texts and gives no vectors; serve an embedding model for these",
+            serving.facts.name
+        )))
+    }
+
+    /// Whether a tenant has models, and they all give vectors.
+    pub fn only_embed(&self, tenant: &Tenant) -> bool {
+        let usable = self.usable(tenant);
+        !usable.is_empty() && usable.iter().all(|serving| serving.gives_vectors())
+    }
+}
+
+impl Serving {
+    pub(super) fn gives_vectors(&self) -> bool {
+        self.facts.vectors.is_some()
+    }
+
+    /// Numbers in the answer to a request, if it can be answered.
+    pub fn num_values(&self, request: &EmbedRequest) -> usize {
+        let width = self.facts.vectors.map_or(0, |vectors| vectors.dimensions);
+        request.inputs.len() * request.dimensions.unwrap_or(width).min(width)
+    }
+
+    /// The vectors of a request's texts; see [`Models::rerank`].
     ///
     /// # Errors
     /// Every kind of [`Error`] that concerns a request that could be read.
@@ -18,19 +52,28 @@ impl Service {
         stamps: Stamps,
         tenant: &Tenant,
     ) -> Result<EmbedResponse, Error> {
-        let _in_flight = InFlight::begin(&self.metrics);
-        tenant.check_model(&self.names)?;
-        let model = self.names.resolve(request.model.as_deref())?;
-        if !matches!(self.head, Head::Embedding { .. }) {
-            let message = format!(
-                "the model '{model}' scores pairs of texts and gives no vectors; serve an embedding model for these"
-            );
-            return Err(Error::NotSupported(message));
-        }
+        let none = || Error::Internal("vectors of a model that gives none".into());
+        let response = self.service().ok_or_else(none)?.embed(request, stamps, tenant).await?;
+        self.counts.count(&response.tally());
+        Ok(response)
+    }
+}
+
+impl Service {
+    /// The vectors of a request's texts, under the same terms as [`Service::rerank`].
+    ///
+    /// # Errors
+    /// Every kind of [`Error`] that concerns a request that could be read.
+    async fn embed(
+        &self,
+        request: EmbedRequest,
+        stamps: Stamps,
+        tenant: &Tenant,
+    ) -> Result<EmbedResponse, Error> {
+        let _in_flight = InFlight::begin(&self.host.metrics);
         let dimensions = self.dimensions(&request)?;
         let prompts = self.tokenizers.encoder().prompts();
         let work = Work {
-            model: request.model,
             inputs: prompted(request.inputs, prompts, &request.prompt)?,
             truncation: request.truncation,
             timeout: request.timeout,
@@ -49,16 +92,11 @@ impl Service {
             truncated_tokens: done.items.iter().map(|item| item.truncated_tokens).collect(),
             prompt_tokens: done.sequences.num_tokens(),
             num_chars: done.num_chars,
-            model: done.model,
+            model: self.name.clone(),
             stamps: done.stamps,
         };
-        self.answered(&response);
+        self.answered(&response.tally());
         Ok(response)
-    }
-
-    /// Numbers in the answer to a request, if it can be answered.
-    pub fn num_values(&self, request: &EmbedRequest) -> usize {
-        request.inputs.len() * request.dimensions.unwrap_or(self.width).min(self.width)
     }
 
     fn dimensions(&self, request: &EmbedRequest) -> Result<usize, Error> {

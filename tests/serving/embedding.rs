@@ -200,6 +200,40 @@ fn a_model_that_scores_says_that_it_gives_no_vectors() {
 }
 
 #[test]
+fn one_server_holds_a_reranker_and_an_embedder() {
+    let source = |name: &str, model: &str| format!("{name}={}", folder(model).display());
+    let mut command = rerankd();
+    command.args(["serve", "--port", "0", "--dtype", "f32"]);
+    command.args(["--model", &source("vectors", "tiny-e5")]);
+    command.args(["--model", &source("reader", "tiny-bert")]);
+    let server = Server::spawn(command).when_ready();
+    let query = json!({"query": "cold water", "documents": ["a river", "a stone"]});
+    let ask = |model: &str, path: &str, body: &Value| {
+        let mut body = body.clone();
+        body["model"] = model.into();
+        server.post(path, &body)
+    };
+    // Without a name, or with a foreign one, each gets the model that is made for it.
+    let ranked = ok(&server, "/v2/rerank", &query);
+    assert_eq!(ranked["model"], "reader");
+    let (texts, expected, _) = golden("tiny-e5", None);
+    let texts = json!({"input": texts});
+    for model in ["", "text-embedding-3-small", "vectors"] {
+        let reply = ask(model, "/v1/embeddings", &texts).json();
+        assert_eq!(reply["model"], "vectors");
+        assert_close(&openai(&reply), &expected);
+    }
+    assert_eq!(ask("vectors", "/v2/rerank", &query).json()["model"], "vectors", "by the cosine");
+    let wrong = ask("reader", "/v1/embeddings", &texts);
+    assert_eq!(wrong.status, 501);
+    assert!(wrong.text.contains("'reader' scores pairs"), "{}", wrong.text);
+    let labels = server.post("/", &json!({"inputs": "a"})).json();
+    assert!(labels[0]["label"].is_string(), "one of the two gives labels: {labels}");
+    let page = server.get("/metrics").text;
+    assert!(page.contains("model=\"vectors\""), "{page}");
+}
+
+#[test]
 fn vectors_are_in_the_books_like_scores() {
     let keys = Keys::new();
     let key = keys.tenant("search", "requests_per_second = 0.001");

@@ -16,6 +16,7 @@ mod evaluating;
 mod fixtures;
 mod gpu;
 mod lifecycle;
+mod models;
 mod program;
 mod scoring;
 mod support;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::info::{self, ModelFacts, ServerFacts};
+use super::super::info::{self, ModelFacts, ServerFacts, VectorFacts};
 use super::json as body_of;
 use crate::error::Error;
 
@@ -14,7 +14,7 @@ fn facts() -> ModelFacts {
         aliases: vec!["rerank-v3.5".into()],
         architecture: "BertForSequenceClassification".into(),
         labels: vec!["LABEL_0".into()],
-        pooling: None,
+        vectors: None,
         max_length: 512,
         dtype: "float32".into(),
         revision: None,
@@ -55,17 +55,21 @@ fn a_head_with_many_labels_is_a_classifier() {
 
 #[test]
 fn an_encoder_says_that_it_embeds() {
-    let model = ModelFacts { labels: Vec::new(), pooling: Some("mean"), ..facts() };
+    let model = ModelFacts {
+        labels: Vec::new(),
+        vectors: Some(VectorFacts { pooling: "mean", dimensions: 384 }),
+        ..facts()
+    };
     let body = body_of(&info::info(&model, &server()));
     assert_eq!(body["model_type"], json!({"embedding": {"pooling": "mean"}}));
-    let body = body_of(&info::model(std::slice::from_ref(&model), "org/m").unwrap());
+    let body = body_of(&info::model(&[&model], "org/m").unwrap());
     assert_eq!(body["model_type"], "embedding");
     assert_eq!(body["endpoints"], json!(["embed", "rerank"]));
 }
 
 #[test]
 fn models_are_listed_for_openai_and_cohere_at_once() {
-    let body = body_of(&info::models(&[facts()]));
+    let body = body_of(&info::models(&[&facts()]));
     assert_eq!(body["object"], "list");
     let ids: Vec<_> = body["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
     assert_eq!(ids, ["org/m", "rerank-v3.5"]);
@@ -77,7 +81,8 @@ fn models_are_listed_for_openai_and_cohere_at_once() {
 
 #[test]
 fn a_model_is_found_by_name_and_by_alias() {
-    let models = [facts()];
+    let facts = facts();
+    let models = [&facts];
     let body = body_of(&info::model(&models, "rerank-v3.5").unwrap());
     assert_eq!(body["id"], "rerank-v3.5");
     assert_eq!(body["name"], "rerank-v3.5");
