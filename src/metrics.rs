@@ -2,6 +2,7 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
+mod matrices;
 mod tenants;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use metrics_exporter_prometheus::{
 use crate::error::{DeviceError, Error, Fault};
 use crate::request::{RerankResponse, Stamps};
 
+pub use matrices::MatrixCounts;
 pub use tenants::tenant_page;
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
@@ -166,6 +168,8 @@ pub struct Load {
     pub tokens_per_second: f64,
     pub cache_bytes: usize,
     pub body_bytes: usize,
+    /// Of a model of late interaction.
+    pub matrices: Option<MatrixCounts>,
 }
 
 /// How a scoring request ends: in exactly one way.
@@ -283,6 +287,8 @@ pub struct Metrics {
     failed_probes: Counter,
     replaced_workers: Counter,
     ready: Gauge,
+    /// Of the documents of late interaction.
+    pub matrices: matrices::Found,
 }
 
 impl Default for Metrics {
@@ -336,6 +342,7 @@ impl Metrics {
             failed_probes: counter(FAILED_PROBES),
             replaced_workers: counter(REPLACED_WORKERS),
             ready: gauge(READY),
+            matrices: matrices::Found::default(),
             recorder,
         }
     }
@@ -451,7 +458,8 @@ impl Metrics {
         self.body_bytes.set(load.body_bytes as f64);
         self.ready.set(f64::from(u8::from(ready)));
         self.handle.run_upkeep();
-        self.handle.render()
+        let matrices = load.matrices.map(|counts| self.matrices.page(&counts));
+        self.handle.render() + &matrices.unwrap_or_default()
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {

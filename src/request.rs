@@ -32,15 +32,17 @@ pub enum Inputs {
     Pairs(Vec<(String, String)>),
     /// Single texts for a classifier (TEI `/predict`).
     Texts(Vec<String>),
+    /// Documents whose vectors are to be kept. They get no scores.
+    Documents(Vec<String>),
 }
 
 impl Inputs {
-    /// The number of scores the response will have.
+    /// The number of texts or pairs: of scores, if they get any.
     pub fn len(&self) -> usize {
         match self {
             Self::OneQuery { documents, .. } => documents.len(),
             Self::Pairs(pairs) => pairs.len(),
-            Self::Texts(texts) => texts.len(),
+            Self::Texts(texts) | Self::Documents(texts) => texts.len(),
         }
     }
 
@@ -55,7 +57,7 @@ impl Inputs {
                 query.len() + documents.iter().map(String::len).sum::<usize>()
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| a.len() + b.len()).sum(),
-            Self::Texts(texts) => texts.iter().map(String::len).sum(),
+            Self::Texts(texts) | Self::Documents(texts) => texts.iter().map(String::len).sum(),
         }
     }
 
@@ -67,7 +69,7 @@ impl Inputs {
                 count(query) * documents.len() + documents.iter().map(count).sum::<usize>()
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| count(a) + count(b)).sum(),
-            Self::Texts(texts) => texts.iter().map(count).sum(),
+            Self::Texts(texts) | Self::Documents(texts) => texts.iter().map(count).sum(),
         }
     }
 }
@@ -129,6 +131,8 @@ pub struct RerankResponse {
     pub prompt_tokens: usize,
     /// UTF-8 characters of text that were scored, the query counted once per text.
     pub num_chars: usize,
+    /// Documents whose vectors were made to be kept.
+    pub num_precomputed: usize,
     pub stamps: Stamps,
 }
 

@@ -19,6 +19,7 @@ use rerankd::model::registry::Names;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
 use rerankd::rerank::{Options, Service, prepare};
+use rerankd::score::MatrixOptions;
 use rerankd::tenant::Tenant;
 
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
@@ -47,6 +48,7 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
             max_timeout: Duration::from_secs(60),
             device_timeout: Duration::from_secs(60),
             score_cache_bytes: 0,
+            matrices: MatrixOptions::default(),
         },
         Arc::new(Metrics::new()),
         health,

@@ -10,6 +10,7 @@ mod lenient;
 mod mixedbread;
 mod nim;
 mod pinecone;
+mod precompute;
 mod predict;
 mod rank;
 mod reply;

@@ -4,6 +4,7 @@ mod eval;
 mod hardware;
 mod keys;
 mod model;
+mod precompute;
 mod rerank;
 mod selfcheck;
 mod serve;
@@ -44,6 +45,7 @@ enum Command {
     Rerank(rerank::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
+    Precompute(Box<precompute::Args>),
     Keys(keys::Args),
 }
 
@@ -86,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Rerank(args) => rerank::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),
+        Command::Precompute(args) => precompute::run(*args),
         Command::Keys(args) => keys::run(&args),
     };
     result.map_or_else(

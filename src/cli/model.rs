@@ -30,6 +30,7 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
         isa: None,
         dtype: config.dtype.named(),
         gpus,
+        late_interaction: config.late_interaction,
     };
     let prepared = match prepare(&files, &options) {
         // The batches stay as large as a GPU's: an operator who reads the warning will set one or the other.

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
 use crate::rerank::{Options, Service};
+use crate::score::MatrixOptions;
 use crate::tenant::Tenant;
 
 /// Rank documents by how well they answer a query
@@ -56,9 +57,9 @@ const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A document and where it came from.
 #[derive(Debug)]
-struct Document {
+pub(super) struct Document {
     source: String,
-    text: String,
+    pub(super) text: String,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -113,6 +114,7 @@ fn score(
         max_timeout: NO_TIMEOUT,
         device_timeout: config.device_timeout,
         score_cache_bytes: 0,
+        matrices: MatrixOptions::default(),
     };
     let health = Arc::new(Health::default());
     health.started();
@@ -140,7 +142,7 @@ fn score(
     Ok(runtime.block_on(service.rerank(request, stamps, &Tenant::anonymous()))?)
 }
 
-fn read_all(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {
+pub(super) fn read_all(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {
     if files.is_empty() {
         return read_lines();
     }

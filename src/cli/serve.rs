@@ -201,6 +201,7 @@ fn load(
         max_timeout: config.max_timeout,
         device_timeout: config.model.device_timeout,
         score_cache_bytes: config.score_cache_bytes,
+        matrices: config.matrices.clone(),
     };
     let tokens_per_second = prepared.tokens_per_second as u64;
     let device = prepared.device.clone();

@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
 use crate::rerank::{Options, Service};
+use crate::score::MatrixOptions;
 use crate::tenant::Tenant;
 
 /// Scores the documents of one query. Many threads call it at once, and each call blocks.
@@ -60,6 +61,7 @@ pub(super) fn load(
         max_timeout: NO_TIMEOUT,
         device_timeout: config.device_timeout,
         score_cache_bytes: 0,
+        matrices: MatrixOptions::default(),
     };
     let health = Arc::new(Health::default());
     health.started();

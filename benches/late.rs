@@ -1,0 +1,125 @@
+//! What vectors computed ahead save: a query with 20 documents by late interaction, and the same by a cross-encoder
+//! of the same encoder.
+//!
+//! `cargo bench --bench late [-- CROSS_ENCODER_FOLDER]`; the default model otherwise. The encoder is the
+//! cross-encoder's own, read as one that gives vectors. Wall time, the best of many runs, in f32 and in the fastest
+//! precision of the machine.
+
+mod measure;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use measure::best_time;
+use rerankd::batch::Limits;
+use rerankd::clock;
+use rerankd::engine::Dtype;
+use rerankd::engine::cpu::Isa;
+use rerankd::health::Health;
+use rerankd::metrics::Metrics;
+use rerankd::model::loader::LoadOptions;
+use rerankd::model::registry::Names;
+use rerankd::model::source::ModelFiles;
+use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
+use rerankd::rerank::{Options, Service, prepare};
+use rerankd::score::MatrixOptions;
+use rerankd::tenant::Tenant;
+
+const DOCUMENTS: usize = 20;
+const RUNS: usize = 15;
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+fn main() {
+    let named = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/default");
+    let folder = named.map_or_else(default, PathBuf::from);
+    let encoder = as_encoder(&folder);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    let fastest = Isa::detect().fastest_dtypes()[0];
+    for dtype in [Dtype::F32, fastest] {
+        let cross = service(&folder, dtype, false);
+        let late = service(encoder.path(), dtype, true);
+        println!("{}: {DOCUMENTS} documents of about 120 words", dtype.name());
+        let report = |name: &str, service: &Service, may_cache: bool| {
+            let time = best_time(RUNS, || {
+                runtime.block_on(score(service, may_cache));
+            });
+            println!("  {name:48} {:8.2} ms", time.as_secs_f64() * 1e3);
+            time.as_secs_f64()
+        };
+        let whole = report("cross-encoder", &cross, false);
+        report("late interaction, documents computed", &late, false);
+        let kept = report("late interaction, documents computed ahead", &late, true);
+        println!("  {:.1} times as fast as the cross-encoder", whole / kept);
+    }
+}
+
+/// The cross-encoder's folder with a configuration that asks for its encoder alone.
+fn as_encoder(folder: &Path) -> tempfile::TempDir {
+    let encoder = tempfile::tempdir().expect("a folder");
+    for entry in std::fs::read_dir(folder).expect("the folder").flatten() {
+        let name = entry.file_name();
+        if entry.path().is_file() && name != "golden.json" && name != "config.json" {
+            std::fs::copy(entry.path(), encoder.path().join(name)).expect("room for a copy");
+        }
+    }
+    let json = std::fs::read(folder.join("config.json")).expect("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let headed = config["architectures"][0].as_str().expect("an architecture").to_owned();
+    config["architectures"][0] = headed.replace("ForSequenceClassification", "Model").into();
+    let json = serde_json::to_vec(&config).expect("JSON");
+    std::fs::write(encoder.path().join("config.json"), json).expect("room for a file");
+    encoder
+}
+
+fn service(folder: &Path, dtype: Dtype, late_interaction: bool) -> Service {
+    let files = ModelFiles::open_folder(folder).expect("the folder");
+    let load = LoadOptions { dtype: Some(dtype), late_interaction, ..LoadOptions::default() };
+    let options = Options {
+        limits: Limits {
+            max_batch_tokens: 4096,
+            max_batch_sequences: 512,
+            max_queue_delay: Duration::ZERO,
+        },
+        max_backlog_tokens: None,
+        max_requests: 1,
+        tokenizer_threads: 2,
+        default_timeout: TIMEOUT,
+        max_timeout: TIMEOUT,
+        device_timeout: TIMEOUT,
+        score_cache_bytes: 0,
+        matrices: MatrixOptions::default(),
+    };
+    let health = Arc::new(Health::default());
+    health.started();
+    let names = Names { served: "model".into(), aliases: Vec::new(), strict: false };
+    let prepared = prepare(&files, &load).expect("a model");
+    Service::start(names, prepared, &options, Arc::new(Metrics::new()), health).expect("threads")
+}
+
+async fn score(service: &Service, may_cache: bool) {
+    const WORDS: [&str; 9] =
+        ["river", "market", "winter", "engine", "letter", "garden", "silver", "planet", "signal"];
+    let text = |seed: usize, num: usize| {
+        let words = (0..num).map(|i| WORDS[(i * 7 + seed * 5 + i * seed) % WORDS.len()]);
+        // No two alike.
+        format!("{seed} {}", words.collect::<Vec<_>>().join(" "))
+    };
+    let request = RerankRequest {
+        id: String::new(),
+        model: None,
+        inputs: Inputs::OneQuery {
+            query: text(3, 12),
+            documents: (0..DOCUMENTS).map(|i| text(i + 11, 120)).collect(),
+        },
+        truncation: Truncation::default(),
+        timeout: None,
+        priority: 0,
+        may_cache,
+    };
+    let tenant = Tenant::anonymous();
+    let response = service.rerank(request, Stamps::at(clock::now()), &tenant);
+    assert_eq!(response.await.expect("scores").results.len(), DOCUMENTS);
+}
