@@ -9,20 +9,16 @@
 mod time;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rerankd::batch::Limits;
 use rerankd::clock;
 use rerankd::engine::Dtype;
 use rerankd::engine::cpu::Isa;
-use rerankd::health::Health;
-use rerankd::metrics::Metrics;
 use rerankd::model::loader::LoadOptions;
-use rerankd::model::registry::Names;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
-use rerankd::rerank::{Options, Service, prepare};
+use rerankd::rerank::{Host, Options, Service, prepare};
 use rerankd::score::MatrixOptions;
 use rerankd::tenant::Tenant;
 use time::{best_cpu_time, best_time};
@@ -94,11 +90,10 @@ fn service(folder: &Path, dtype: Dtype, late_interaction: bool) -> Service {
         score_cache_bytes: 0,
         matrices: MatrixOptions::default(),
     };
-    let health = Arc::new(Health::default());
-    health.started();
-    let names = Names { served: "model".into(), aliases: Vec::new(), strict: false };
+    let host = Host::default();
+    host.health.started();
     let prepared = prepare(&files, &load).expect("a model");
-    Service::start(names, prepared, &options, Arc::new(Metrics::new()), health).expect("threads")
+    Service::start("model".into(), prepared, &options, &host).expect("threads")
 }
 
 async fn score(service: &Service, may_cache: bool) {

@@ -3,6 +3,7 @@
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
 mod matrices;
+mod models;
 mod tenants;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::error::{DeviceError, Error, Fault};
 use crate::request::{RerankResponse, Stamps};
 
 pub use matrices::MatrixCounts;
+pub use models::{Load, ModelState, model_page};
 pub use tenants::tenant_page;
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
@@ -160,17 +162,6 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
     ),
     (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
 ];
-
-/// What waits, and how fast it goes; their quotient is the backlog in seconds that autoscalers want.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Load {
-    pub backlog_tokens: usize,
-    pub tokens_per_second: f64,
-    pub cache_bytes: usize,
-    pub body_bytes: usize,
-    /// Of a model of late interaction.
-    pub matrices: Option<MatrixCounts>,
-}
 
 /// How a scoring request ends: in exactly one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,9 @@ mod eval;
 mod hardware;
 mod keys;
 mod model;
+mod models;
 mod precompute;
+mod pull;
 mod rerank;
 mod selfcheck;
 mod serve;
@@ -43,6 +45,8 @@ const EXIT_CODES: &str = "Exit codes:
 enum Command {
     Serve(Box<serve::Args>),
     Rerank(rerank::Args),
+    Pull(pull::Args),
+    Models(models::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
     Precompute(Box<precompute::Args>),
@@ -73,7 +77,9 @@ impl Failure {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Config(_) => ExitCode::from(2),
+            Self::Usage(_) | Self::Config(_) | Self::Model(ModelError::LongerThanBatch { .. }) => {
+                ExitCode::from(2)
+            }
             Self::Model(_) | Self::Request(_) | Self::Device(_) | Self::Io { .. } => {
                 ExitCode::FAILURE
             }
@@ -86,6 +92,8 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(*args),
         Command::Rerank(args) => rerank::run(args),
+        Command::Pull(args) => pull::run(&args),
+        Command::Models(args) => models::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),
         Command::Precompute(args) => precompute::run(*args),

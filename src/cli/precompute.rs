@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
@@ -12,11 +11,8 @@ use super::rerank::read_all;
 use crate::batch::Limits;
 use crate::clock;
 use crate::config::{LateSettings, ModelConfig, ModelSettings};
-use crate::health::Health;
-use crate::metrics::Metrics;
-use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
-use crate::rerank::{Options, Service};
+use crate::rerank::{Host, Options, Service};
 use crate::tenant::Tenant;
 
 /// Compute the vectors of documents ahead, for a model of late interaction
@@ -76,10 +72,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         score_cache_bytes: 0,
         matrices,
     };
-    let health = Arc::new(Health::default());
-    health.started();
-    let names = Names { served: name, aliases: Vec::new(), strict: false };
-    let service = Service::start(names, prepared, &options, Arc::new(Metrics::new()), health)
+    let host = Host::default();
+    host.health.started();
+    let service = Service::start(name, prepared, &options, &host)
         .map_err(|e| Failure::io("cannot start", e))?;
     let mut tenant = Tenant::anonymous();
     tenant.name = args.tenant;

@@ -14,6 +14,18 @@ pub struct MatrixCounts {
     pub dropped: u64,
 }
 
+impl MatrixCounts {
+    /// Of two models of a server, which have a memory each and one file.
+    pub(super) fn beside(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            file_bytes: self.file_bytes.max(other.file_bytes),
+            evicted: self.evicted.max(other.evicted),
+            dropped: self.dropped.max(other.dropped),
+        }
+    }
+}
+
 /// Where the documents of requests were found, since the server started.
 #[derive(Debug, Default)]
 pub struct Found {

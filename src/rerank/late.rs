@@ -151,7 +151,7 @@ impl Late {
         } else {
             self.matrices.get(&keys)
         };
-        visit.service.metrics.matrices.add(lookup.in_memory, lookup.on_disk, lookup.missed);
+        visit.service.host.metrics.matrices.add(lookup.in_memory, lookup.on_disk, lookup.missed);
         documents.bytes = bytes;
         Ok(documents)
     }

@@ -3,7 +3,6 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rerankd::batch::Limits;
@@ -11,14 +10,11 @@ use rerankd::clock;
 use rerankd::engine::cpu::{Cpu, Isa};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{Dtype, MaxSim};
-use rerankd::health::Health;
-use rerankd::metrics::Metrics;
 use rerankd::model::Grain;
 use rerankd::model::loader::{LoadOptions, load};
-use rerankd::model::registry::Names;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
-use rerankd::rerank::{Options, Service, prepare};
+use rerankd::rerank::{Host, Options, Service, prepare};
 use rerankd::score::{Format, MatrixOptions};
 use rerankd::tenant::Tenant;
 use serde::Deserialize;
@@ -132,8 +128,8 @@ fn narrow_precisions_stay_near() {
 fn service(name: &str, matrices: MatrixOptions, max_batch_tokens: usize, late: bool) -> Service {
     let files = ModelFiles::open_folder(&root().join(name)).unwrap();
     let load = LoadOptions { late_interaction: late, ..options(Isa::detect(), Dtype::F32) };
-    let health = Arc::new(Health::default());
-    health.started();
+    let host = Host::default();
+    host.health.started();
     let options = Options {
         limits: Limits {
             max_batch_tokens,
@@ -149,9 +145,8 @@ fn service(name: &str, matrices: MatrixOptions, max_batch_tokens: usize, late: b
         score_cache_bytes: 0,
         matrices,
     };
-    let names = Names { served: "tiny".into(), aliases: Vec::new(), strict: false };
     let prepared = prepare(&files, &load).unwrap();
-    Service::start(names, prepared, &options, Arc::new(Metrics::new()), health).unwrap()
+    Service::start("tiny".into(), prepared, &options, &host).unwrap()
 }
 
 fn exact() -> MatrixOptions {

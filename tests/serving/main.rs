@@ -15,6 +15,7 @@ mod evaluating;
 mod fixtures;
 mod gpu;
 mod lifecycle;
+mod models;
 mod precomputing;
 mod program;
 mod scoring;

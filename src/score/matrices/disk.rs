@@ -3,9 +3,9 @@
 //! A commit is on disk before anybody is told of it. What is written between two commits is lost with the process,
 //! and is made again when it is next asked for.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -56,12 +56,33 @@ struct Counts {
     dropped: AtomicU64,
 }
 
+/// The files that this process has open: redb lets a file be opened once, and models of one server share it, also
+/// while one takes the place of another.
+static OPEN: Mutex<Vec<(PathBuf, Weak<Disk>)>> = Mutex::new(Vec::new());
+
 impl Disk {
+    /// The store of a file, which may be open already; then it keeps its bound.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub(super) fn share(path: &Path, max_bytes: u64) -> Result<Arc<Self>, redb::Error> {
+        // Every change is complete before the lock is left.
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(_, disk)| disk.strong_count() > 0);
+        let found = open.iter().find(|(other, _)| other == path);
+        if let Some(disk) = found.and_then(|(_, disk)| disk.upgrade()) {
+            return Ok(disk);
+        }
+        let disk = Arc::new(Self::open(path, max_bytes)?);
+        open.push((path.to_owned(), Arc::downgrade(&disk)));
+        Ok(disk)
+    }
+
     /// Opens the file, or makes it, for matrices of up to `max_bytes` in all.
     ///
     /// # Errors
     /// It cannot be opened, is no such store, or another process has it.
-    pub(super) fn open(path: &Path, max_bytes: u64) -> Result<Self, redb::Error> {
+    fn open(path: &Path, max_bytes: u64) -> Result<Self, redb::Error> {
         let mut builder = Database::builder();
         builder.set_cache_size(PAGE_CACHE_BYTES);
         let database = Arc::new(builder.create(path)?);

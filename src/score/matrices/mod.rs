@@ -50,7 +50,8 @@ pub struct Matrices {
     format: Format,
     dim: usize,
     memory: Cache<Key, Arc<[u8]>>,
-    disk: Option<Disk>,
+    /// Shared by the models of a server.
+    disk: Option<Arc<Disk>>,
 }
 
 /// Where the matrices of a request were found.
@@ -70,7 +71,7 @@ impl Matrices {
         };
         let memory = Cache::builder().max_capacity(options.memory_bytes as u64).weigher(weigh);
         let open = |file: &PathBuf| {
-            Disk::open(file, options.file_bytes).map_err(|error| {
+            Disk::share(file, options.file_bytes).map_err(|error| {
                 let message = format!("the matrix store {}: {error}", file.display());
                 std::io::Error::other(message)
             })
@@ -135,9 +136,9 @@ impl Matrices {
     pub fn counts(&self) -> MatrixCounts {
         MatrixCounts {
             memory_bytes: self.memory.weighted_size(),
-            file_bytes: self.disk.as_ref().map_or(0, Disk::num_bytes),
-            evicted: self.disk.as_ref().map_or(0, Disk::evicted),
-            dropped: self.disk.as_ref().map_or(0, Disk::dropped),
+            file_bytes: self.disk.as_ref().map_or(0, |disk| disk.num_bytes()),
+            evicted: self.disk.as_ref().map_or(0, |disk| disk.evicted()),
+            dropped: self.disk.as_ref().map_or(0, |disk| disk.dropped()),
         }
     }
 }
