@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 pub enum Format {
     /// 4 bytes a number, exact.
     F32,
-    /// 2 bytes a number: each within 2^-12 of its own.
+    /// 2 bytes a number: each within 2^-11 of its own.
     F16,
     /// A byte a number and a scale a vector: each within 1/254 of the vector's largest.
     Int8,
@@ -205,7 +205,7 @@ mod tests {
         let vectors = vectors(180);
         let largest = |row: &[f32]| row.iter().fold(0f32, |max, x| max.max(x.abs()));
         for (format, bound) in
-            [(Format::F32, 0.0), (Format::F16, 1.0 / 4096.0), (Format::Int8, 1.0 / 254.0 + 1e-6)]
+            [(Format::F32, 0.0), (Format::F16, 1.0 / 2048.0), (Format::Int8, 1.0 / 254.0 + 1e-6)]
         {
             let got = round_trip(format, &vectors);
             assert_eq!(got.len(), vectors.len());
