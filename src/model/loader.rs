@@ -141,7 +141,7 @@ fn head_of(
 }
 
 /// A folder may hold what was trained on top of a model, without the model.
-fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
+pub(super) fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
     const FILE: &str = "adapter_config.json";
     let Some(json) = files.read(FILE)? else { return Ok(()) };
     let adapter: serde_json::Value = serde_json::from_slice(&json)
