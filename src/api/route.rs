@@ -4,8 +4,8 @@ use http::HeaderMap;
 
 use super::fields::Fields;
 use super::{
-    Form, Limits, embed, mixedbread, nim, pinecone, predict, score, tei, unified, voyage, weaviate,
-    zeroentropy,
+    Form, Limits, embed, mixedbread, nim, pinecone, precompute, predict, score, tei, unified,
+    voyage, weaviate, zeroentropy,
 };
 
 /// What a path asks for, however its client was told to spell the base URL.
@@ -29,6 +29,8 @@ pub enum Route {
         /// `None`: the path names none.
         version: Option<Version>,
     },
+    /// This server's `/v1/precompute`.
+    Precompute,
     /// SageMaker's `/invocations`, and POST `/`: only the body tells.
     Invocations,
 }
@@ -65,6 +67,7 @@ pub fn route(path: &str) -> Option<Route> {
         "rerank" | "reranking" => Some(Route::Rerank { version }),
         "score" => Some(Route::Score),
         "predict" => Some(Route::Predict),
+        "precompute" => Some(Route::Precompute),
         "ranking" => Some(Route::Ranking),
         "embeddings" => Some(Route::Embeddings),
         "embed" => Some(Route::Embed { version: (!before.is_empty()).then_some(version) }),
@@ -103,7 +106,8 @@ pub(super) fn form_of(
         | Route::Predict
         | Route::Ranking
         | Route::ModelsRerank
-        | Route::Embeddings => form_of_path(route, headers),
+        | Route::Embeddings
+        | Route::Precompute => form_of_path(route, headers),
     }
 }
 
@@ -157,6 +161,7 @@ pub(super) fn form_of_path(route: Route, headers: &HeaderMap) -> Form {
     match route {
         Route::Score => score::FORM,
         Route::Predict => predict::FORM,
+        Route::Precompute => precompute::FORM,
         Route::Ranking => nim::FORM,
         Route::ModelsRerank => zeroentropy::FORM,
         Route::Embeddings => embed::openai::FORM,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{InFlight, Models, Service, Serving, Work};
+use super::{Found, InFlight, Models, Service, Serving, Work};
 use crate::error::Error;
 use crate::model::prompts::Prompts;
 use crate::request::{Answer, EmbedRequest, EmbedResponse, Inputs, PromptChoice, Stamps};
@@ -81,9 +81,12 @@ impl Service {
             may_cache: request.may_cache,
         };
         let done = self.run(work, stamps, tenant).await?;
+        let Found::Rows(values) = &done.found else {
+            return Err(Error::Internal("vectors of a model that gives none".into()));
+        };
         let rows = done.items.iter().map(|item| {
             let start = item.sequences.start * self.width;
-            &done.rows.values[start..start + dimensions]
+            &values[start..start + dimensions]
         });
         let response = EmbedResponse {
             id: request.id,

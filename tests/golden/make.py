@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "models" / "train")]
 import encoders
 import families
 import fixtures
+import late
 import prompts
 import texts
 from export import expand
@@ -137,6 +138,14 @@ def family_golden(name, make):
     return cross_golden(folder, pairs, longest)
 
 
+def late_golden(name, make):
+    folder = HERE / name
+    if make:
+        late.FOLDERS[name](folder)
+    seed = 40 + list(late.FOLDERS).index(name)
+    return late.golden(folder, texts.pairs(seed, count=50, longest=60))
+
+
 def vectors_golden(name, make):
     folder = HERE / name
     if make and name in encoders.ENCODERS:
@@ -152,7 +161,7 @@ def differences(rows, path):
     asked = lambda rows: [[r.get(key) for key in ("query", "document", "text", "prompt")] for r in rows]
     if asked(rows) != asked(stored):
         raise SystemExit(f"{path}: other texts")
-    values = lambda r: r.get("logits") or r.get("vector") or [r["cosine"]]
+    values = lambda r: r.get("logits") or r.get("vector") or [r.get("cosine", r.get("max_sim"))]
     return max(abs(a - b) for r, s in zip(rows, stored) for a, b in zip(values(r), values(s)))
 
 
@@ -166,8 +175,9 @@ def main():
         for name in args.names:
             if name in VECTORS:
                 write(HERE / f"{name}-vectors.json", vectors_golden(name, make=True))
-            else:
-                write(HERE / f"{name}.json", family_golden(name, make=True))
+                continue
+            golden = late_golden if name in late.FOLDERS else family_golden
+            write(HERE / f"{name}.json", golden(name, make=True))
         return
     if not args.check:
         fixtures.tiny_bert(HERE / "tiny-bert")
@@ -185,6 +195,8 @@ def main():
         golden[HERE / f"{name}.json"] = family_golden(name, make=not args.check)
     for name in VECTORS:
         golden[HERE / f"{name}-vectors.json"] = vectors_golden(name, make=not args.check)
+    for name in late.FOLDERS:
+        golden[HERE / f"{name}.json"] = late_golden(name, make=not args.check)
     worst = 0
     for path, rows in golden.items():
         if args.check:
