@@ -149,7 +149,13 @@ impl Admission {
                 documents.iter().map(|document| pair(query.len(), document.len())).sum()
             }
             Inputs::Pairs(pairs) => pairs.iter().map(|(a, b)| pair(a.len(), b.len())).sum(),
-            Inputs::Texts(texts) => texts.iter().map(|text| pair(text.len(), 0)).sum(),
+            Inputs::Texts(texts) | Inputs::Documents(texts) => {
+                texts.iter().map(|text| pair(text.len(), 0)).sum()
+            }
+            Inputs::Tokens(texts) => {
+                let tokens = texts.iter().map(|ids| ids.len() + TOKENS_PER_PAIR);
+                tokens.map(|tokens| tokens.min(self.bounds.max_length)).sum()
+            }
         }
     }
 }

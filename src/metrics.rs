@@ -2,6 +2,7 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
+mod matrices;
 mod models;
 mod tenants;
 
@@ -13,8 +14,9 @@ use metrics_exporter_prometheus::{
 };
 
 use crate::error::{DeviceError, Error, Fault};
-use crate::request::{RerankResponse, Stamps};
+use crate::request::{Stamps, Tally};
 
+pub use matrices::MatrixCounts;
 pub use models::{Load, ModelState, model_page};
 pub use tenants::tenant_page;
 
@@ -276,6 +278,8 @@ pub struct Metrics {
     failed_probes: Counter,
     replaced_workers: Counter,
     ready: Gauge,
+    /// Of the documents of late interaction.
+    pub matrices: matrices::Found,
 }
 
 impl Default for Metrics {
@@ -329,6 +333,7 @@ impl Metrics {
             failed_probes: counter(FAILED_PROBES),
             replaced_workers: counter(REPLACED_WORKERS),
             ready: gauge(READY),
+            matrices: matrices::Found::default(),
             recorder,
         }
     }
@@ -345,15 +350,14 @@ impl Metrics {
         .increment(1);
     }
 
-    /// A scoring request got its scores.
-    pub fn scored(&self, response: &RerankResponse, took: Duration) {
+    /// A scoring request got its scores, or its vectors.
+    pub fn scored(&self, tally: &Tally<'_>, took: Duration) {
         self.request_seconds.record(took);
-        self.request_documents.record(response.results.len() as f64);
-        self.pairs.increment(response.results.len() as u64);
-        self.tokens.increment(response.prompt_tokens as u64);
-        let truncated = response.results.iter().filter(|result| result.truncated_tokens > 0);
-        self.truncated.increment(truncated.count() as u64);
-        self.stages(&response.stamps);
+        self.request_documents.record(tally.num_texts as f64);
+        self.pairs.increment(tally.num_texts as u64);
+        self.tokens.increment(tally.prompt_tokens as u64);
+        self.truncated.increment(tally.num_truncated as u64);
+        self.stages(&tally.stamps);
     }
 
     fn stages(&self, stamps: &Stamps) {
@@ -444,7 +448,8 @@ impl Metrics {
         self.body_bytes.set(load.body_bytes as f64);
         self.ready.set(f64::from(u8::from(ready)));
         self.handle.run_upkeep();
-        self.handle.render()
+        let matrices = load.matrices.map(|counts| self.matrices.page(&counts));
+        self.handle.render() + &matrices.unwrap_or_default()
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {

@@ -1,17 +1,20 @@
 //! From a model's files to a model that gives its golden scores.
 
+use std::sync::Arc;
+
 use super::golden::Golden;
 use crate::batch::Rate;
 use crate::clock;
-use crate::engine::Dtype;
 use crate::engine::cpu::Isa;
 use crate::engine::packed::Packed;
+use crate::engine::{Dtype, MaxSim};
 use crate::error::ModelError;
-use crate::model::Scorer;
 use crate::model::head::Head;
 use crate::model::known;
 use crate::model::loader::{self, LoadOptions, LoadedModel};
+use crate::model::prompts::Prompts;
 use crate::model::source::ModelFiles;
+use crate::model::{Grain, Scorer};
 use crate::tokenize::{self, Encoder, Form};
 
 /// A model with its tokenizer, checked and timed.
@@ -29,6 +32,15 @@ pub struct Prepared {
     pub encoder: Encoder,
     /// Measured on a warm-up batch: a first guess at the speed of all instances together.
     pub tokens_per_second: f64,
+    pub late: Option<PreparedLate>,
+}
+
+/// What a model of late interaction brings beside.
+#[derive(Debug)]
+pub struct PreparedLate {
+    pub max_sim: Arc<dyn MaxSim>,
+    /// The hash of all files that decide a token's vector.
+    pub weights: String,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -97,6 +109,11 @@ pub fn prepare_or_fall_back(
 }
 
 impl Prepared {
+    /// Floats that the model gives for a sequence.
+    pub fn width(&self) -> usize {
+        self.scorers.first().map_or(0, |scorer| scorer.width())
+    }
+
     /// # Errors
     /// A sequence of the model may be longer than a batch.
     pub fn check_fits(&self, max_batch_tokens: usize) -> Result<(), ModelError> {
@@ -125,6 +142,7 @@ fn prepare_as(
         device,
         dtype,
         mut scorers,
+        max_sim,
     } = loader::load(files, &options)?;
     let made_for = known::find(files.name()).map_or(max_length, |known| known.max_length);
     let max_length = max_length.min(made_for);
@@ -133,21 +151,29 @@ fn prepare_as(
             format!("{width} labels; a reranker has one, or two of which the second counts");
         return Err(ModelError::unsupported("config.json", "id2label", message));
     }
-    let form = match head {
-        Head::Classifier { .. } => Form::Pair,
-        Head::Embedding { .. } => Form::Single,
-    };
     let tokenizer = tokenize::load(files, vocab_size)?;
-    let encoder = match &prompt {
-        Some(prompt) => Encoder::prompting(tokenizer, prompt, max_length)?,
-        None => Encoder::new(tokenizer, form, max_length)?,
+    let encoder = match (&prompt, &head) {
+        (Some(prompt), _) => Encoder::prompting(tokenizer, prompt, max_length)?,
+        // The prompts of a cross-encoder's folder are left from the encoder it was made of.
+        (None, Head::Classifier { .. }) => Encoder::new(tokenizer, Form::Pair, max_length)?,
+        (None, Head::Embedding { .. }) => {
+            Encoder::new(tokenizer, Form::Single, max_length)?.with_prompts(Prompts::read(files)?)
+        }
+        (None, Head::Late(late)) => Encoder::late(tokenizer, late, max_length)?,
     };
     let mut tokens_per_second = 0.0;
     for scorer in &mut scorers {
-        golden.check(files.name(), &encoder, &mut **scorer, dtype)?;
+        // Golden pairs have a row each; a model of token vectors has none.
+        if scorer.grain() == Grain::Sequence {
+            golden.check(files.name(), &encoder, &mut **scorer, dtype)?;
+        }
         tokens_per_second += time(&encoder, &mut **scorer);
     }
     let max_length = encoder.max_length();
+    let late = match &head {
+        Head::Late(late) => Some(PreparedLate { max_sim, weights: late.fingerprint(files)? }),
+        _ => None,
+    };
     Ok(Prepared {
         architecture,
         max_length,
@@ -157,6 +183,7 @@ fn prepare_as(
         scorers,
         encoder,
         tokens_per_second,
+        late,
     })
 }
 
@@ -169,7 +196,7 @@ fn time(encoder: &Encoder, scorer: &mut dyn Scorer) -> f64 {
     while packed.num_tokens() + seqlen <= NUM_TOKENS {
         packed.push(&vec![0; seqlen], seqlen / 2);
     }
-    let mut out = vec![0.0; packed.num_sequences() * scorer.width()];
+    let mut out = vec![0.0; scorer.grain().num_rows(&packed) * scorer.width()];
     let rate = Rate::new(1000.0);
     let mut best = rate.tokens_per_second();
     for _ in 0..2 {

@@ -1,8 +1,10 @@
 //! The path of one request, from its texts to its scores: each arrow one call.
 
 mod cascade;
+mod embed;
 mod fold;
 mod golden;
+mod late;
 mod load;
 mod loader;
 mod memory;
@@ -15,22 +17,23 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Turns, Watch};
+use crate::batch::{self, Batcher, Class, Limits, Rate, Sequences, Share, Turns, Watch};
 use crate::clock;
 use crate::engine::Dtype;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
-use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps};
-use crate::score::Scores;
+use crate::request::{Answer, Inputs, RerankRequest, RerankResponse, Stamps, Tally, Truncation};
+use crate::score::{Matrices, MatrixOptions, Scores};
 use crate::tenant::Tenant;
-use crate::tokenize;
+use crate::tokenize::{self, Item};
 
+use fold::Folded;
 use rows::Visit;
 
 pub use cascade::Cascade;
-pub use load::{Prepared, prepare, prepare_or_fall_back};
+pub use load::{Prepared, PreparedLate, prepare, prepare_or_fall_back};
 pub use loader::{Loaded, Loader, Spec};
 pub use models::{Models, Serving};
 
@@ -50,6 +53,8 @@ pub struct Options {
     pub device_timeout: Duration,
     /// Memory for rows that may be asked for again; 0: every sequence is scored.
     pub score_cache_bytes: usize,
+    /// Of a model of late interaction.
+    pub matrices: MatrixOptions,
 }
 
 /// An idle device is asked for a score this often: soon enough for the third probe of a process to say within
@@ -105,6 +110,7 @@ pub struct Service {
     head: Head,
     width: usize,
     scores: Option<Scores>,
+    late: Option<Arc<late::Late>>,
     tokenizers: tokenize::Pool,
     admission: Admission,
     batcher: batch::Handle,
@@ -135,11 +141,31 @@ impl Service {
         host: &Host,
     ) -> std::io::Result<Self> {
         let Prepared {
-            max_length, head, scorers, encoder, tokens_per_second, device, dtype, ..
+            max_length,
+            head,
+            scorers,
+            encoder,
+            tokens_per_second,
+            device,
+            dtype,
+            late,
+            ..
         } = model;
         let width = scorers.first().map_or(0, |scorer| scorer.width());
         let scores = (options.score_cache_bytes > 0).then(|| {
             Scores::new(options.score_cache_bytes, width, options.limits.max_batch_tokens)
+        });
+        let late = late.map(|prepared| {
+            let PreparedLate { max_sim, weights } = prepared;
+            let format = options.matrices.format.name().to_owned();
+            let late = late::Late {
+                matrices: Matrices::open(&options.matrices, width)?,
+                max_sim,
+                skiplist: encoder.skiplist().clone(),
+                identity: [weights, dtype.name().to_owned(), format],
+                is_shared: options.matrices.is_shared,
+            };
+            Ok::<_, std::io::Error>(Arc::new(late))
         });
         let num_devices = scorers.len();
         let rate = Rate::new(tokens_per_second);
@@ -155,6 +181,7 @@ impl Service {
             head,
             width,
             scores,
+            late: late.transpose()?,
             tokenizers: tokenize::Pool::spawn(encoder, options.tokenizer_threads)?,
             admission: Admission::new(bounds, rate.clone()),
             batcher: batch::spawn_on(
@@ -175,6 +202,7 @@ impl Service {
             backlog_tokens: self.admission.backlog_tokens(),
             tokens_per_second: self.admission.tokens_per_second(),
             cache_bytes: self.scores.as_ref().map_or(0, Scores::num_bytes),
+            matrices: self.late.as_ref().map(|late| late.counts()),
             ..Load::default()
         }
     }
@@ -198,14 +226,18 @@ impl Service {
     ) -> Result<RerankResponse, Error> {
         let _in_flight = InFlight::begin(&self.host.metrics);
         let response = self.score(request, stamps, tenant).await?;
-        let took = clock::now().saturating_duration_since(stamps.received);
-        self.host.metrics.scored(&response, took);
+        self.answered(&response.tally());
         Ok(response)
     }
 
-    /// How long a request may take.
-    fn timeout_of(&self, request: &RerankRequest) -> Duration {
-        request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout)
+    fn answered(&self, tally: &Tally<'_>) {
+        let took = clock::now().saturating_duration_since(tally.stamps.received);
+        self.host.metrics.scored(tally, took);
+    }
+
+    /// How long a request may take that asked for so much.
+    fn timeout_of(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(self.default_timeout).min(self.max_timeout)
     }
 
     /// When a request would be done that came now, by what waits and the measured speed.
@@ -218,18 +250,52 @@ impl Service {
     async fn score(
         &self,
         request: RerankRequest,
-        mut stamps: Stamps,
+        stamps: Stamps,
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
+        let work = Work {
+            inputs: request.inputs,
+            truncation: request.truncation,
+            timeout: request.timeout,
+            priority: request.priority,
+            may_cache: request.may_cache,
+        };
+        let done = self.run(work, stamps, tenant).await?;
+        let (sequences, items) = (&done.sequences, &done.items);
+        let mut num_precomputed = 0;
+        let folded = match &done.found {
+            Found::Rows(values) => fold::fold(&self.head, self.width, values, sequences, items)?,
+            Found::Matches(matches) => fold::fold_matches(matches, sequences, items)?,
+            Found::Precomputed(num_documents) => {
+                num_precomputed = *num_documents;
+                Folded::default()
+            }
+        };
+        Ok(RerankResponse {
+            id: request.id,
+            model: self.name.clone(),
+            results: folded.results,
+            label_logits: folded.label_logits,
+            labels: self.head.labels().to_vec(),
+            prompt_tokens: done.sequences.num_tokens(),
+            num_chars: done.num_chars,
+            num_precomputed,
+            is_degraded: false,
+            stamps: done.stamps,
+        })
+    }
+
+    /// From texts to rows, whatever is then made of them.
+    async fn run(&self, work: Work, mut stamps: Stamps, tenant: &Tenant) -> Result<Done, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
         let state = self.host.health.state();
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
-        let timeout = self.timeout_of(&request);
+        let timeout = self.timeout_of(work.timeout);
         let deadline = stamps.received + timeout;
-        let share = share_of(tenant, request.priority);
-        let estimate = self.admission.estimate(&request.inputs);
+        let share = share_of(tenant, work.priority);
+        let estimate = self.admission.estimate(&work.inputs);
         let mut charge = tenant.charge(estimate, stamps.parsed)?;
         let mut permit = match self.admission.admit(estimate, share, timeout) {
             Ok(permit) => permit,
@@ -240,8 +306,8 @@ impl Service {
         };
         stamps.admitted = clock::now();
 
-        let inputs = Arc::new(request.inputs);
-        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
+        let inputs = Arc::new(work.inputs);
+        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &work.truncation);
         let tokenized = by(deadline, tokenizing).await??;
         stamps.tokenized = clock::now();
         charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
@@ -250,28 +316,62 @@ impl Service {
         let visit = Visit {
             service: self,
             share,
-            priority: request.priority,
+            tenant_name: &tenant.name,
+            priority: work.priority,
             sequences: &sequences,
             arrived: stamps.received,
             deadline,
         };
-        let rows = visit.rows(&mut permit, request.may_cache).await?;
-        (stamps.started, stamps.scored) = (rows.started, rows.scored);
-
-        let folded =
-            fold::fold(&self.head, self.width, &rows.values, &sequences, &tokenized.items)?;
-        Ok(RerankResponse {
-            id: request.id,
-            model: self.name.clone(),
-            results: folded.results,
-            label_logits: folded.label_logits,
-            labels: self.head.labels().to_vec(),
-            prompt_tokens: sequences.num_tokens(),
-            num_chars: inputs.num_chars(),
-            is_degraded: false,
-            stamps,
-        })
+        let items = tokenized.items;
+        let found = match (&self.late, &*inputs) {
+            (None, Inputs::Documents(_)) => return Err(keeps_no_vectors()),
+            (Some(late), Inputs::Documents(_)) => {
+                let num_precomputed = late.precompute(&visit, &mut permit, &items).await?;
+                (stamps.started, stamps.scored) = (stamps.tokenized, clock::now());
+                Found::Precomputed(num_precomputed)
+            }
+            (None, _) => {
+                let rows = visit.rows(&mut permit, work.may_cache).await?;
+                (stamps.started, stamps.scored) = (rows.started, rows.scored);
+                Found::Rows(rows.values)
+            }
+            (Some(late), _) => {
+                let matches = late.matches(&visit, &mut permit, work.may_cache, &items).await?;
+                (stamps.started, stamps.scored) = (matches.started, matches.scored);
+                Found::Matches(matches)
+            }
+        };
+        let num_chars = inputs.num_chars();
+        Ok(Done { found, sequences, items, num_chars, stamps })
     }
+}
+
+/// What of a request the path to its rows needs.
+struct Work {
+    inputs: Inputs,
+    truncation: Truncation,
+    timeout: Option<Duration>,
+    priority: u16,
+    may_cache: bool,
+}
+
+/// What the device or a store had for a request.
+enum Found {
+    /// `[num_sequences, width]`.
+    Rows(Vec<f32>),
+    /// Of late interaction.
+    Matches(late::Matches),
+    /// Documents whose vectors are kept now and were not before.
+    Precomputed(usize),
+}
+
+/// What was found for a request, and what it belongs to.
+struct Done {
+    found: Found,
+    sequences: Arc<Sequences>,
+    items: Vec<Item>,
+    num_chars: usize,
+    stamps: Stamps,
 }
 
 /// From this priority on a request is of the lowest class, behind other tenants' too.
@@ -281,6 +381,12 @@ const LOW_PRIORITY: u16 = 500;
 fn share_of(tenant: &Tenant, priority: u16) -> Share {
     let class = if priority >= LOW_PRIORITY { Class::Low } else { tenant.share.class };
     Share { class, ..tenant.share }
+}
+
+fn keeps_no_vectors() -> Error {
+    Error::NotSupported(
+        "this model keeps no vectors of documents; one of late interaction does".into(),
+    )
 }
 
 /// What a client is told of a state in which it is not served.

@@ -1,16 +1,21 @@
 //! A tokenizer with the rules of its model: the synchronous core of the pool.
 
+use std::collections::HashSet;
+
 use tokenizers::Tokenizer;
 
 use super::assemble::{
-    Form, Rules, TextIds, Tokenized, Wrapping, assemble, is_query, num_texts, text_at,
+    Form, Marked, Mask, Roles, Rules, TextIds, Tokenized, Wrapping, assemble, is_query, num_texts,
+    text_at,
 };
 use super::load::Loaded;
 use super::template::Template;
 use super::words::Words;
 use crate::error::{Error, ModelError};
+use crate::model::late::{Expansion, Late, Reading};
 use crate::model::prompt::Prompt;
-use crate::request::{Inputs, Truncation};
+use crate::model::prompts::Prompts;
+use crate::request::{Inputs, Purpose, Truncation};
 
 /// Turns texts into the sequences of one model.
 #[derive(Debug)]
@@ -21,6 +26,10 @@ pub struct Encoder {
     rules: Rules,
     /// Texts around query and document, of a model that is asked in words.
     prompt: Option<Prompt>,
+    /// What an encoder wants before its texts.
+    prompts: Prompts,
+    /// Tokens whose vectors a document goes without.
+    skiplist: HashSet<u32>,
 }
 
 impl Encoder {
@@ -33,9 +42,17 @@ impl Encoder {
         let Loaded { tokenizer, max_length: own } = loaded;
         let max_length = own.map_or(max_length, |own| own.min(max_length));
         let template = Template::of(&tokenizer)?;
-        let rules = Rules { template, form, max_length, wrapping: Wrapping::default() };
+        let rules =
+            Rules { template, form, max_length, wrapping: Wrapping::default(), roles: None };
+        let (prompts, skiplist) = (Prompts::default(), HashSet::new());
         let words = Words::of(&tokenizer);
-        Ok(Self { tokenizer, words, rules, prompt: None })
+        Ok(Self { tokenizer, words, rules, prompt: None, prompts, skiplist })
+    }
+
+    /// The same with prompts before queries and documents.
+    #[must_use]
+    pub fn with_prompts(self, prompts: Prompts) -> Self {
+        Self { prompts, ..self }
     }
 
     /// An encoder for a model that is asked in words: prefix, query, document and suffix are tokenised by
@@ -65,9 +82,51 @@ impl Encoder {
             num_before_query: ids(&prompt.query[0])?.len(),
             after_query: ids(&prompt.query[1])?,
         };
-        let rules = Rules { template, form: Form::Pair, max_length, wrapping };
+        let rules = Rules { template, form: Form::Pair, max_length, wrapping, roles: None };
+        let (prompts, skiplist) = (Prompts::default(), HashSet::new());
         let words = Words::of(&tokenizer);
-        Ok(Self { tokenizer, words, rules, prompt: Some(prompt.clone()) })
+        Ok(Self { tokenizer, words, rules, prompt: Some(prompt.clone()), prompts, skiplist })
+    }
+
+    /// An encoder for a model of token vectors.
+    ///
+    /// # Errors
+    /// The tokenizer lacks a token that the model asks for.
+    pub fn late(loaded: Loaded, late: &Late, max_length: usize) -> Result<Self, ModelError> {
+        let mut encoder = Self::new(loaded, Form::Single, max_length)?;
+        let id = |token: &str| {
+            encoder.tokenizer.token_to_id(token).ok_or_else(|| {
+                let message =
+                    format!("the vocabulary lacks the token '{token}' of late interaction");
+                ModelError::invalid("tokenizer.json", "vocab", message)
+            })
+        };
+        let marked = |reading: &Reading| {
+            let marker = reading.marker.as_deref().map(id).transpose()?;
+            Ok(Marked { marker, max_length: reading.max_length })
+        };
+        let mask = |is_attended| {
+            let known = ["[MASK]", "<mask>"].iter().find_map(|mask| id(mask).ok());
+            let token = known.map_or_else(|| id("[MASK]"), Ok)?;
+            Ok(Mask { token, is_attended })
+        };
+        let expansion = match late.expansion {
+            Expansion::None => None,
+            Expansion::Unattended => Some(mask(false)?),
+            Expansion::Attended => Some(mask(true)?),
+        };
+        let roles =
+            Roles { query: marked(&late.query)?, document: marked(&late.document)?, expansion };
+        // A word that is no token of the vocabulary never comes.
+        let words = late.skiplist.iter();
+        encoder.skiplist = words.filter_map(|word| encoder.tokenizer.token_to_id(word)).collect();
+        encoder.rules.roles = Some(roles);
+        Ok(encoder)
+    }
+
+    /// Tokens whose vectors a document goes without.
+    pub fn skiplist(&self) -> &HashSet<u32> {
+        &self.skiplist
     }
 
     /// Tokens in a sequence, special tokens included.
@@ -77,6 +136,10 @@ impl Encoder {
 
     pub fn form(&self) -> Form {
         self.rules.form
+    }
+
+    pub fn prompts(&self) -> &Prompts {
+        &self.prompts
     }
 
     /// Ids of one text without special tokens.
@@ -101,7 +164,10 @@ impl Encoder {
     pub(super) fn ids_at(&self, inputs: &Inputs, i: usize) -> Result<Vec<u32>, Error> {
         let text = text_at(inputs, i);
         match &self.prompt {
-            None => self.ids(text),
+            None => match self.before(inputs, i) {
+                "" => self.ids(text),
+                before => self.ids(&format!("{before}{text}")),
+            },
             Some(Prompt { query, document, .. }) => {
                 let [before, after] = if is_query(inputs, i) { query } else { document };
                 self.ids(&format!("{before}{text}{after}"))
@@ -109,21 +175,48 @@ impl Encoder {
         }
     }
 
+    /// What stands before text `i` of a request that compares texts. Before single texts nothing: who asks for
+    /// vectors chooses, and has put it there.
+    fn before(&self, inputs: &Inputs, i: usize) -> &str {
+        match inputs {
+            Inputs::Texts(_) | Inputs::Tokens(_) => "",
+            _ if is_query(inputs, i) => self.prompts.of(Purpose::Query),
+            _ => self.prompts.of(Purpose::Document),
+        }
+    }
+
     /// Builds the sequences of a request from the ids of its texts.
     ///
     /// # Errors
-    /// [`Error::TooLong`] by the request's own wish; a single text for a model that compares two.
+    /// [`Error::TooLong`] by the request's own wish; a single text for a model that compares two; ids that the
+    /// tokenizer does not have.
     pub fn assemble(
         &self,
         inputs: &Inputs,
         ids: &TextIds,
         truncation: &Truncation,
     ) -> Result<Tokenized, Error> {
-        if self.prompt.is_some() && matches!(inputs, Inputs::Texts(_)) {
+        if self.prompt.is_some() && matches!(inputs, Inputs::Texts(_) | Inputs::Documents(_)) {
             let message = "this model compares two texts and classifies none";
             return Err(Error::NotSupported(message.into()));
         }
+        if let Inputs::Tokens(texts) = inputs {
+            self.check_ids(texts)?;
+        }
         assemble(inputs, ids, &self.rules, truncation)
+    }
+
+    fn check_ids(&self, texts: &[Vec<u32>]) -> Result<(), Error> {
+        for (i, text) in texts.iter().enumerate() {
+            if let Some(id) = text.iter().find(|id| self.tokenizer.id_to_token(**id).is_none()) {
+                let message = format!(
+                    "input[{i}]: {id} is the id of no token of this model; send text where the ids are \
+                     those of another tokenizer"
+                );
+                return Err(Error::invalid(format!("input[{i}]"), message));
+            }
+        }
+        Ok(())
     }
 
     /// Both steps on the calling thread.

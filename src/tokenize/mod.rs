@@ -8,7 +8,9 @@ mod template;
 mod turns;
 mod words;
 
-pub use assemble::{Form, Item, Rules, TextIds, Tokenized, Wrapping, assemble};
+pub use assemble::{
+    Form, Item, Marked, Mask, Roles, Rules, TextIds, Tokenized, Wrapping, assemble,
+};
 pub use encoder::Encoder;
 pub use load::{Loaded, load};
 pub use pool::Pool;

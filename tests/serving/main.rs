@@ -10,12 +10,14 @@ mod caching;
 mod command_line;
 mod connections;
 mod door;
+mod embedding;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
 mod gpu;
 mod lifecycle;
 mod models;
+mod precomputing;
 mod program;
 mod scoring;
 mod support;
