@@ -123,7 +123,7 @@ pub fn load_with(
 }
 
 /// A folder may hold what was trained on top of a model, without the model.
-fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
+pub(super) fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
     const FILE: &str = "adapter_config.json";
     let Some(json) = files.read(FILE)? else { return Ok(()) };
     let adapter: serde_json::Value = serde_json::from_slice(&json)

@@ -20,7 +20,7 @@ const CONCURRENCY_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Tenant {
     pub name: String,
     pub share: Share,
-    /// May see the usage of all.
+    /// May see the usage of all, and change the models.
     pub is_admin: bool,
     /// `None` is all.
     pub models: Option<Vec<String>>,
