@@ -162,6 +162,12 @@ mod tests {
         assert!(qwen.query[0].starts_with("<Instruct>: Given a web search query"));
         assert!(qwen.suffix.ends_with("<think>\n\n</think>\n\n"));
         assert!(qwen.prefix.contains("Instruct provided. Note that the answer"), "one line");
+        let gemma = Prompt::new(published("me/bge-reranker-v2-gemma-merged").unwrap()).unwrap();
+        assert_eq!(
+            (&*gemma.prefix, &*gemma.document[0], &gemma.answers[..]),
+            ("<bos>", "\nB: ", &["Yes".to_owned()][..])
+        );
+        assert!(gemma.suffix.starts_with("\nGiven a query A and a passage B, determine"));
         assert!(published("org/gpt").is_none());
     }
 }
