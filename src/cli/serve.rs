@@ -216,6 +216,7 @@ fn spec(
             max_timeout: config.max_timeout,
             device_timeout: model.device_timeout,
             score_cache_bytes,
+            matrices: config.matrices.clone(),
         },
     })
 }

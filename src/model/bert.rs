@@ -5,6 +5,7 @@
 
 mod load;
 
+use super::Grain;
 use super::config::{Config, Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
 use super::deberta::Distances;
 use super::end::{End, EndLane};
@@ -211,6 +212,10 @@ impl<B: Backend> Family<B> for Bert<B> {
         self.end.width()
     }
 
+    fn grain(&self) -> Grain {
+        self.end.grain()
+    }
+
     fn limits(&self) -> Limits {
         let Sizes { hidden_size, intermediate_size, activation, .. } = self.sizes;
         let intermediate_size = match activation {
@@ -266,7 +271,7 @@ impl<B: Backend> Family<B> for Bert<B> {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
             let last = i + 1 == self.layers.len();
-            let only_cls = last && self.end.pooling == Pooling::Cls;
+            let only_cls = last && self.end.pooling == Some(Pooling::Cls);
             let queries = if only_cls { Queries::First } else { Queries::All };
             let kind = AttentionKind::full(queries, self.sizes.num_heads);
 
@@ -300,8 +305,8 @@ impl<B: Backend> Family<B> for Bert<B> {
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
             b.residual_norm(&mut lane.hidden, &lane.update, &layer.output_norm);
         }
-        if self.end.pooling != Pooling::Cls {
-            b.pool(&lane.hidden, batch, self.end.pooling, &mut lane.pooled);
+        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.end.pooling {
+            b.pool(&lane.hidden, batch, pooling, &mut lane.pooled);
             std::mem::swap(&mut lane.hidden, &mut lane.pooled);
         }
         self.end.forward(b, &mut lane.hidden, &mut lane.end)

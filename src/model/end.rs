@@ -1,7 +1,9 @@
 //! The end of an encoder: from the row that its pooling takes of each sequence to logits, or to a vector.
 
+use super::Grain;
 use super::config::Config;
 use super::head::Head;
+use super::late::TokenVectors;
 use super::modules;
 use super::parameters::Parameters;
 use crate::engine::{Backend, Epilogue, Pooling};
@@ -10,7 +12,8 @@ use crate::error::{DeviceError, ModelError};
 /// What follows an encoder's last layer.
 #[derive(Debug)]
 pub(super) struct End<B: Backend> {
-    pub(super) pooling: Pooling,
+    /// How the rows of a sequence become one, if they do.
+    pub(super) pooling: Option<Pooling>,
     last: Last<B>,
 }
 
@@ -26,6 +29,7 @@ enum Last<B: Backend> {
         normalize: bool,
         hidden_size: usize,
     },
+    Late(TokenVectors<B>),
 }
 
 /// A layer of a classifier.
@@ -48,6 +52,8 @@ pub(super) struct Layers<B: Backend> {
 pub(super) struct EndLane<B: Backend> {
     stages: Vec<B::Rows>,
     logits: B::Rows,
+    /// One a token.
+    vectors: Option<B::Rows>,
 }
 
 impl<B: Backend> Stage<B> {
@@ -78,21 +84,33 @@ impl<B: Backend> End<B> {
                 } else {
                     classifier(num_labels)?
                 };
-                Ok(Self { pooling, last: Last::Classifier { stages, out, num_labels } })
+                Ok(Self {
+                    pooling: Some(pooling),
+                    last: Last::Classifier { stages, out, num_labels },
+                })
             }
             Head::Embedding { pooling, normalize } => {
                 let last = Last::Embedding { normalize: *normalize, hidden_size };
-                Ok(Self { pooling: *pooling, last })
+                Ok(Self { pooling: Some(*pooling), last })
+            }
+            Head::Late(late) => {
+                let vectors = TokenVectors::load(parameters, late, hidden_size)?;
+                Ok(Self { pooling: None, last: Last::Late(vectors) })
             }
         }
     }
 
-    /// Floats per sequence.
+    /// Floats per row.
     pub(super) fn width(&self) -> usize {
-        match self.last {
-            Last::Classifier { num_labels, .. } => num_labels,
-            Last::Embedding { hidden_size, .. } => hidden_size,
+        match &self.last {
+            Last::Classifier { num_labels, .. } => *num_labels,
+            Last::Embedding { hidden_size, .. } => *hidden_size,
+            Last::Late(vectors) => vectors.dim(),
         }
+    }
+
+    pub(super) fn grain(&self) -> Grain {
+        if self.pooling.is_some() { Grain::Sequence } else { Grain::Token }
     }
 
     /// # Errors
@@ -100,16 +118,20 @@ impl<B: Backend> End<B> {
     pub(super) fn lane(&self, backend: &B, max_rows: usize) -> Result<EndLane<B>, DeviceError> {
         let (stages, num_labels): (&[Stage<B>], _) = match &self.last {
             Last::Classifier { stages, num_labels, .. } => (stages, *num_labels),
-            Last::Embedding { .. } => (&[], 1),
+            Last::Embedding { .. } | Last::Late(_) => (&[], 1),
         };
         let stages = stages.iter().map(|stage| backend.rows(max_rows, stage.width()));
         Ok(EndLane {
             stages: stages.collect::<Result<_, _>>()?,
             logits: backend.logits(max_rows, num_labels)?,
+            vectors: match &self.last {
+                Last::Late(vectors) => vectors.rows(backend, max_rows)?,
+                _ => None,
+            },
         })
     }
 
-    /// `pooled` has one row a sequence.
+    /// `pooled` has one row a sequence, or one a token where rows are not pooled.
     pub(super) fn forward<'a>(
         &self,
         b: &B,
@@ -135,6 +157,7 @@ impl<B: Backend> End<B> {
                 }
                 pooled
             }
+            Last::Late(vectors) => vectors.of(b, pooled, lane.vectors.as_mut()),
         }
     }
 }

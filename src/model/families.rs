@@ -9,6 +9,7 @@ use super::electra::Electra;
 use super::gemma::{Gemma, Gemma2};
 use super::gte::Gte;
 use super::head::{self, Head};
+use super::late;
 use super::llama::Llama;
 use super::loader::{Instances, Parts};
 use super::modernbert::Modern;
@@ -80,9 +81,10 @@ const fn prompted<A: Architecture>(
     Entry { is_prompted: true, ..entry::<A>(architecture, model_type, make_head) }
 }
 
-static FAMILIES: [Entry; 25] = [
+static FAMILIES: [Entry; 26] = [
     entry::<Original>("BertForSequenceClassification", "bert", classifier),
     entry::<Original>("BertModel", "bert", modules::head),
+    entry::<Original>("HF_ColBERT", "bert", late::required_head),
     entry::<Roberta>("RobertaForSequenceClassification", "roberta", classifier),
     entry::<Roberta>("XLMRobertaForSequenceClassification", "xlm-roberta", classifier),
     entry::<Roberta>("XLMRobertaModel", "xlm-roberta", modules::head),

@@ -1,6 +1,7 @@
 //! From what the forward pass gives to a relevance: logits of a classifier, or the cosine of two vectors.
 
 use super::config::Config;
+use super::late::Late;
 use super::source::ModelFiles;
 use crate::engine::Pooling;
 use crate::error::ModelError;
@@ -49,6 +50,8 @@ pub enum Head {
     },
     /// One vector a text; relevance is the cosine of query and document.
     Embedding { pooling: Pooling, normalize: bool },
+    /// One vector a token; relevance is the sum of the best similarities.
+    Late(Late),
 }
 
 /// A classifier's head: the label that ranks is named by `rank_by` in `model.toml`; the activation, as
@@ -98,7 +101,7 @@ impl Head {
     pub fn labels(&self) -> &[String] {
         match self {
             Self::Classifier { labels, .. } => labels,
-            Self::Embedding { .. } => &[],
+            Self::Embedding { .. } | Self::Late(_) => &[],
         }
     }
 
@@ -107,7 +110,7 @@ impl Head {
     pub fn can_rank(&self) -> bool {
         match self {
             Self::Classifier { labels, ranked, .. } => labels.len() <= 2 || ranked.is_some(),
-            Self::Embedding { .. } => true,
+            Self::Embedding { .. } | Self::Late(_) => true,
         }
     }
 
@@ -145,6 +148,12 @@ fn log_odds(logits: &[f32], label: usize) -> f32 {
     let max = others().fold(f32::NEG_INFINITY, f32::max);
     let sum: f32 = others().map(|logit| (logit - max).exp()).sum();
     logits[label] - max - sum.ln()
+}
+
+/// The relevance of a sum of `num_vectors` best similarities: their mean is the probability.
+pub fn late_interaction(sum: f32, num_vectors: usize) -> Score {
+    let mean = sum / num_vectors.max(1) as f32;
+    Score { raw: sum, activated: sum, probability: mean.clamp(0.0, 1.0) }
 }
 
 /// Without overflow for any logit.

@@ -1,6 +1,7 @@
 //! ModernBERT: rotary positions, layers that see all keys and layers that see near ones, gated feed-forward, and a
 //! norm before each part instead of after it.
 
+use super::Grain;
 use super::config::{Config, Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
 use super::end::{End, EndLane, Layers, Stage};
 use super::families::Architecture;
@@ -178,6 +179,10 @@ impl<B: Backend> Family<B> for ModernBert<B> {
         self.end.width()
     }
 
+    fn grain(&self) -> Grain {
+        self.end.grain()
+    }
+
     fn limits(&self) -> Limits {
         let Sizes { hidden_size, intermediate_size, max_length, vocab_size, .. } = self.sizes;
         // A layer takes 8 H^2 + 6 H I flops a token, and 4 H for each token it attends to, of which most
@@ -216,7 +221,7 @@ impl<B: Backend> Family<B> for ModernBert<B> {
         for (i, layer) in self.layers.iter().enumerate() {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
-            let only_cls = i + 1 == self.layers.len() && self.end.pooling == Pooling::Cls;
+            let only_cls = i + 1 == self.layers.len() && self.end.pooling == Some(Pooling::Cls);
             let queries = if only_cls { Queries::First } else { Queries::All };
             let (rope, window) = match layer.is_global {
                 true => (&self.rope_global, Window::ALL),
@@ -243,8 +248,8 @@ impl<B: Backend> Family<B> for ModernBert<B> {
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
         }
         b.pre_norm(&mut lane.hidden, Some(&lane.update), &self.final_norm, &mut lane.normed);
-        if self.end.pooling != Pooling::Cls {
-            b.pool(&lane.normed, batch, self.end.pooling, &mut lane.pooled);
+        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.end.pooling {
+            b.pool(&lane.normed, batch, pooling, &mut lane.pooled);
             std::mem::swap(&mut lane.normed, &mut lane.pooled);
         }
         self.end.forward(b, &mut lane.normed, &mut lane.end)
@@ -269,7 +274,7 @@ impl<B: Backend> Loader<'_, B> {
         })?;
         let num_layers = self.sizes.is_global.len();
         let layers = (0..num_layers).map(|i| {
-            let few_rows = end.pooling == Pooling::Cls && i + 1 == num_layers;
+            let few_rows = end.pooling == Some(Pooling::Cls) && i + 1 == num_layers;
             self.layer(i, if few_rows { Meets::Sequences } else { Meets::Tokens })
         });
         Ok(ModernBert {

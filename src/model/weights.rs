@@ -101,7 +101,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Opens one file: the weights of a module after the encoder.
+    /// Opens one file by itself.
     ///
     /// # Errors
     /// As for [`Self::open`].

@@ -16,6 +16,7 @@ mod fixtures;
 mod gpu;
 mod lifecycle;
 mod models;
+mod precomputing;
 mod program;
 mod scoring;
 mod support;

@@ -103,7 +103,7 @@ impl RelativeArgs {
         unsafe { *self.buckets.offset(query as isize - key as isize) as usize }
     }
 
-    /// The panels with the buckets of all distances in a sequence of `len` tokens.
+    /// The panels with the buckets of all distances in a sequence of `len` tokens, keys or not.
     ///
     /// # Safety
     /// `len` is the sequence's.
@@ -130,7 +130,7 @@ pub(super) unsafe fn score_keys<S: Simd, const MR: usize, const NV: usize>(
         while row < args.len {
             let rows = height.min(args.len - row);
             let keys = args.row(row).add((args.num_heads + head) * dim);
-            for i in relative.panels(args.len, panel) {
+            for i in relative.panels(args.len.max(args.num_queries), panel) {
                 let vectors = relative.queries.add(head * relative.head_stride + i * dim * panel);
                 let out = relative.by_key.add(row * relative.stride + i * panel);
                 let (lda, zeros) = (args.qkv_stride, args.work.zeros);
@@ -157,7 +157,7 @@ pub(super) unsafe fn add<S: Simd, const MR: usize, const NV: usize>(
     // SAFETY: rows below `num_queries`, panels of the table, and products within a row of `by_query`.
     unsafe {
         let query = args.qkv.add(row * args.qkv_stride + head * dim);
-        for i in relative.panels(args.len, panel) {
+        for i in relative.panels(args.len.max(args.num_queries), panel) {
             let vectors = relative.keys.add(head * relative.head_stride + i * dim * panel);
             let (lda, zeros) = (args.qkv_stride, args.work.zeros);
             let out = relative.by_query.add(i * panel);

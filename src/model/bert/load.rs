@@ -22,7 +22,7 @@ impl<B: Backend> Loader<'_, B> {
         let end = End::load(self.parameters, (config, head), sizes.hidden_size, |num_labels| {
             self.classifier(num_labels)
         })?;
-        let only_cls = end.pooling == Pooling::Cls;
+        let only_cls = end.pooling == Some(Pooling::Cls);
         let distances = match &sizes.positions {
             Positions::Relative(distances) => {
                 let encoder = format!("{}encoder", self.prefix);
