@@ -105,6 +105,16 @@ impl Head {
         }
     }
 
+    /// The name of how vectors are made of tokens, of a head that gives vectors.
+    pub fn pooling(&self) -> Option<&'static str> {
+        match self {
+            Self::Classifier { .. } | Self::Late(_) => None,
+            Self::Embedding { pooling: Pooling::Cls, .. } => Some("cls"),
+            Self::Embedding { pooling: Pooling::Mean, .. } => Some("mean"),
+            Self::Embedding { pooling: Pooling::Last, .. } => Some("last-token"),
+        }
+    }
+
     /// Whether documents can be ranked: one label is the relevance, of two the second is, of more the one that is
     /// named.
     pub fn can_rank(&self) -> bool {

@@ -20,6 +20,7 @@ mod modernbert;
 mod modules;
 mod parameters;
 pub mod prompt;
+pub mod prompts;
 mod qwen2;
 mod qwen3;
 pub mod registry;

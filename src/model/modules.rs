@@ -5,6 +5,7 @@ use super::config::{Config, MAX_SIZE};
 use super::end::{Layers, Stage};
 use super::head::{self, Head};
 use super::parameters::{Bias, Meets, Parameters, Shape};
+use super::prompts::Prompts;
 use super::source::ModelFiles;
 use super::weights::Weights;
 use crate::engine::{Backend, Epilogue, Pooling};
@@ -42,13 +43,20 @@ struct RawPooling {
     pooling_mode_weightedmean_tokens: bool,
     #[serde(default)]
     pooling_mode_lasttoken: bool,
+    /// Whether the tokens of a prompt count in the mean.
+    #[serde(default = "yes")]
+    include_prompt: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
 struct RawDense {
     in_features: usize,
     out_features: usize,
-    #[serde(default = "stored")]
+    #[serde(default = "yes")]
     bias: bool,
     activation_function: Option<String>,
     #[serde(default)]
@@ -58,10 +66,6 @@ struct RawDense {
 #[derive(Deserialize)]
 struct RawNorm {
     dimension: usize,
-}
-
-fn stored() -> bool {
-    true
 }
 
 /// A layer over pooled rows.
@@ -224,6 +228,11 @@ fn check_size(file: &str, field: &str, size: usize) -> Result<(), ModelError> {
 
 fn read_pooling(files: &ModelFiles, file: &str) -> Result<Pooling, ModelError> {
     let Some(raw) = parse::<RawPooling>(files, file)? else { return Ok(Pooling::Mean) };
+    if !raw.include_prompt && !Prompts::read(files)?.is_empty() {
+        let message =
+            "is false: prompts are pooled with their texts here, and this model's are not to be";
+        return Err(ModelError::unsupported(file, "include_prompt", message));
+    }
     let flags = [
         (raw.pooling_mode_cls_token, "cls"),
         (raw.pooling_mode_mean_tokens, "mean"),
@@ -260,4 +269,31 @@ fn parse<T: DeserializeOwned>(files: &ModelFiles, file: &str) -> Result<Option<T
 
 fn require<T: DeserializeOwned>(files: &ModelFiles, file: &str) -> Result<T, ModelError> {
     parse(files, file)?.ok_or_else(|| ModelError::invalid(file, "file", "missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_that_the_mean_should_leave_out_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |file: &str, json: &str| std::fs::write(folder.path().join(file), json).unwrap();
+        std::fs::create_dir(folder.path().join(POOLING_FOLDER)).unwrap();
+        write(
+            "1_Pooling/config.json",
+            r#"{"pooling_mode_mean_tokens": true, "include_prompt": false}"#,
+        );
+        let read = || {
+            let files = ModelFiles::open_folder(folder.path()).unwrap();
+            read_pooling(&files, "1_Pooling/config.json")
+        };
+        assert_eq!(read().unwrap(), Pooling::Mean, "there is none to leave out");
+        write("config_sentence_transformers.json", r#"{"prompts": {"query": ""}}"#);
+        assert_eq!(read().unwrap(), Pooling::Mean);
+        write("config_sentence_transformers.json", r#"{"prompts": {"query": "q: "}}"#);
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains("include_prompt"), "{error}");
+    }
 }

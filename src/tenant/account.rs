@@ -9,7 +9,7 @@ use crate::batch::Share;
 use crate::error::Error;
 use crate::metrics::TenantCounts;
 use crate::model::registry::Names;
-use crate::request::RerankResponse;
+use crate::request::Tally;
 
 /// When a tenant that has all its requests under way may come again: as soon as one of them ends, which
 /// nobody knows; the least that clients respect.
@@ -83,14 +83,14 @@ impl Tenant {
         Ok(charge)
     }
 
-    /// A request was answered with scores.
-    pub fn answered(&self, response: &RerankResponse) {
+    /// A request was answered.
+    pub fn answered(&self, tally: &Tally<'_>) {
         let account = &*self.account;
         let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Ordering::Relaxed);
         add(&account.requests, 1);
-        add(&account.documents, response.results.len());
-        add(&account.tokens, response.prompt_tokens);
-        add(&account.search_units, response.search_units());
+        add(&account.documents, tally.num_texts);
+        add(&account.tokens, tally.prompt_tokens);
+        add(&account.search_units, tally.search_units);
     }
 
     /// A request got an error.
