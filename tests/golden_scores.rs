@@ -157,6 +157,28 @@ fn qwen2_and_llama_give_the_reference_logits() {
 }
 
 #[test]
+fn gemma_gives_the_reference_logits() {
+    check_family("tiny-bge-reranker-v2-gemma", 1.4e-2, 3.3e-2);
+    check_family("tiny-gemma-score", 9.5e-3, 4.8e-2);
+    check_family("tiny-gemma2", 3e-2, 9.6e-2);
+}
+
+#[test]
+fn deberta_gives_the_reference_logits() {
+    check_family("tiny-deberta-v3", 2.8e-3, 7e-3);
+}
+
+#[test]
+fn gte_gives_the_reference_logits() {
+    check_family("tiny-gte-new", 4.5e-3, 2.2e-2);
+}
+
+#[test]
+fn an_encoder_with_modules_for_its_head_gives_the_reference_logits() {
+    check_family("tiny-ettin", 1.3e-2, 3.5e-2);
+}
+
+#[test]
 fn modernbert_gives_the_reference_logits() {
     check_family("tiny-modernbert", 1.3e-2, 5e-2);
     check_family("tiny-modernbert-cls", 2.5e-2, 3.2e-2);

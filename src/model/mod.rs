@@ -2,10 +2,14 @@
 
 mod bert;
 pub mod config;
+mod deberta;
 mod decoder;
 mod distilbert;
 mod electra;
+mod end;
 mod families;
+mod gemma;
+mod gte;
 pub mod head;
 pub mod known;
 pub mod late;

@@ -147,8 +147,10 @@ fn prepare_as(
     let made_for = known::find(files.name()).map_or(max_length, |known| known.max_length);
     let max_length = max_length.min(made_for);
     if !head.can_rank() {
-        let message =
-            format!("{width} labels; a reranker has one, or two of which the second counts");
+        let message = format!(
+            "{width} labels; a reranker has one, or two of which the second counts, or model.toml names the \
+                     label that is the relevance (rank_by = \"...\")"
+        );
         return Err(ModelError::unsupported("config.json", "id2label", message));
     }
     let tokenizer = tokenize::load(files, vocab_size)?;

@@ -24,7 +24,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "models" / "train")]
 import encoders
 import families
 import fixtures
+import gte
 import late
+import modules
 import prompts
 import texts
 from export import expand
@@ -62,7 +64,7 @@ def both_exceed(tokenizer, query, document, limit):
 @torch.inference_mode()
 def cross_golden(folder, pairs, limit=512):
     tokenizer = tokenizer_of(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load(folder)
     rows = []
     for query, document in pairs:
         if both_exceed(tokenizer, query, document, limit):
@@ -72,6 +74,14 @@ def cross_golden(folder, pairs, limit=512):
         tokens = inputs["input_ids"].shape[1]
         rows.append({"query": query, "document": document, "logits": logits, "num_tokens": tokens})
     return rows
+
+
+def load(folder):
+    if gte.is_one(folder):
+        return gte.load(folder)
+    if (folder / "modules.json").exists():
+        return modules.load(folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def prompt_golden(folder, pairs, limit, prompt):
