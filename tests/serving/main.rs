@@ -13,6 +13,7 @@ mod door;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
+mod fuzzing;
 mod gpu;
 mod lifecycle;
 mod program;
