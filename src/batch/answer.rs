@@ -1,12 +1,12 @@
 //! Where the rows of a request come together: filled batch by batch, sent once.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use crate::error::Error;
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the device gave for a whole request.
 #[derive(Debug, Clone, PartialEq)]
