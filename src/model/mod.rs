@@ -6,6 +6,8 @@ mod decoder;
 mod distilbert;
 mod electra;
 mod families;
+#[cfg(debug_assertions)]
+pub mod faults;
 pub mod head;
 mod llama;
 pub mod loader;
@@ -49,6 +51,11 @@ pub trait Scorer: Send {
     /// What makes another in the place of this one once it has failed; `None` where only a new process does.
     fn spare(&self) -> Option<Spare> {
         None
+    }
+
+    /// Whether scoring takes the time of the thread that asks, and not of a device beside it.
+    fn computes_here(&self) -> bool {
+        false
     }
 
     /// Whether the batch begun first is done, so that `score` would not wait for a device.

@@ -113,6 +113,8 @@ fn prepare_as(
         golden.check(files.name(), &encoder, &mut **scorer, dtype)?;
         tokens_per_second += time(&encoder, &mut **scorer);
     }
+    #[cfg(debug_assertions)]
+    let scorers = crate::model::faults::inject(scorers);
     let max_length = encoder.max_length();
     Ok(Prepared {
         architecture,
