@@ -60,6 +60,10 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
         self.family.width()
     }
 
+    fn computes_here(&self) -> bool {
+        true
+    }
+
     fn spare(&self) -> Option<Spare> {
         let (backend, family) = (self.backend.clone(), Arc::clone(&self.family));
         let num_threads = self.pool.num_threads();
