@@ -11,6 +11,7 @@ macro_rules! fill {
 }
 
 mod connection;
+mod models;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ impl From<&str> for Secret {
 }
 
 pub use connection::{ConnectionConfig, ConnectionSettings};
+pub use models::{CascadeEntry, Kind, MAX_MODELS, ModelEntry, ServedModel};
 
 /// Why the settings cannot be used: the setting by name, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,9 +63,10 @@ impl ConfigError {
 #[serde(default)]
 pub struct ModelSettings {
     /// 'default' (embedded in this program), a folder, or a Hugging Face name such as
-    /// cross-encoder/ms-marco-MiniLM-L6-v2
-    #[arg(long, short, env = "RERANKD_MODEL", value_name = "NAME|FOLDER")]
-    pub model: Option<String>,
+    /// cross-encoder/ms-marco-MiniLM-L6-v2; 'serve' takes several, as NAME=SOURCE, the first the default
+    #[arg(long, short, env = "RERANKD_MODEL", value_name = "[NAME=]SOURCE")]
+    #[serde(deserialize_with = "models::one_or_many")]
+    pub model: Option<Vec<String>>,
     /// Branch, tag or commit of a Hugging Face model [default: main]
     #[arg(long, env = "RERANKD_REVISION")]
     pub revision: Option<String>,
@@ -133,6 +136,10 @@ pub struct ServeSettings {
     /// request is left out of it by 'Cache-Control: no-store' [default: 67108864]
     #[arg(long, env = "RERANKD_SCORE_CACHE_BYTES", value_name = "BYTES")]
     pub score_cache_bytes: Option<usize>,
+    /// Memory that models may take, in bytes; one that does not fit is refused [default: three quarters of what
+    /// this process may use, or of the smallest GPU]
+    #[arg(long, env = "RERANKD_MAX_MODEL_MEMORY_BYTES", value_name = "BYTES")]
+    pub max_model_memory_bytes: Option<u64>,
     /// Deadline of requests that name none, in milliseconds [default: 30000]
     #[arg(long, env = "RERANKD_DEFAULT_TIMEOUT_MS", value_name = "MS")]
     pub default_timeout_ms: Option<u64>,
@@ -169,6 +176,7 @@ pub struct File {
     pub model: ModelSettings,
     #[serde(flatten)]
     pub serve: ServeSettings,
+    pub models: Vec<ModelEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -224,16 +232,20 @@ pub struct Machine {
     pub threads: usize,
     /// Whether the model will run on a GPU.
     pub has_gpu: bool,
+    /// Memory that this process may use, or that the smallest of its GPUs has.
+    pub memory_bytes: u64,
 }
 
 /// The whole configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The first is the default. None has the name of another.
+    pub models: Vec<ServedModel>,
+    /// What models loaded later have.
     pub model: ModelConfig,
     pub connection: ConnectionConfig,
-    pub served_model_name: Option<String>,
-    pub aliases: Vec<String>,
     pub strict_model_names: bool,
+    pub max_model_memory_bytes: u64,
     pub limits: Limits,
     pub max_backlog_tokens: Option<usize>,
     pub max_requests: usize,
@@ -251,6 +263,8 @@ pub struct Config {
 /// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
 /// activations of each core stay in its cache; a larger one only makes newcomers wait longer.
 const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 1024;
+/// Of a model; some hundred thousand pairs.
+const DEFAULT_SCORE_CACHE_BYTES: usize = 64 << 20;
 /// Enough rows for several waves of tiles on the largest card.
 const DEFAULT_BATCH_TOKENS_ON_GPU: usize = 16_384;
 
@@ -268,7 +282,7 @@ impl ModelConfig {
         let timeout_ms = settings.device_timeout_ms.unwrap_or(30_000);
         at_least(1, "device-timeout-ms", timeout_ms as usize)?;
         Ok(Self {
-            model: settings.model.unwrap_or_else(|| "default".into()),
+            model: only(settings.model)?,
             revision: settings.revision,
             device: settings.device.unwrap_or_default(),
             dtype: settings.dtype.unwrap_or_default(),
@@ -284,11 +298,14 @@ impl Config {
     /// # Errors
     /// A setting out of range, or at odds with another, by its name.
     pub fn new(
-        model: ModelSettings,
+        model: &ModelSettings,
         serve: ServeSettings,
+        models: Vec<ModelEntry>,
         machine: Machine,
     ) -> Result<Self, ConfigError> {
-        let model = ModelConfig::new(model, machine)?;
+        let models = models::served(model, &serve, models, machine)?;
+        let template = ModelSettings { model: None, revision: None, ..model.clone() };
+        let model = ModelConfig::new(template, machine)?;
         let limits = Limits {
             max_batch_tokens: model.max_batch_tokens,
             max_batch_sequences: at_least(
@@ -313,19 +330,20 @@ impl Config {
             ));
         }
         let half_the_cores = (machine.threads / 2).max(1);
+        let three_quarters = machine.memory_bytes / 4 * 3;
         Ok(Self {
+            models,
             model,
             connection: ConnectionConfig::new(serve.connection)?,
-            served_model_name: serve.served_model_name,
-            aliases: serve.aliases.unwrap_or_default(),
             strict_model_names: serve.strict_model_names.unwrap_or(false),
+            max_model_memory_bytes: serve.max_model_memory_bytes.unwrap_or(three_quarters),
             limits,
             max_backlog_tokens: serve.max_backlog_tokens,
             max_requests: at_least(1, "max-requests", serve.max_requests.unwrap_or(4096))?,
             max_documents: at_least(1, "max-documents", serve.max_documents.unwrap_or(10_000))?,
             max_body_bytes,
             max_total_body_bytes: at_least(max_body_bytes, "max-total-body-bytes", max_total)?,
-            score_cache_bytes: serve.score_cache_bytes.unwrap_or(64 << 20),
+            score_cache_bytes: serve.score_cache_bytes.unwrap_or(DEFAULT_SCORE_CACHE_BYTES),
             default_timeout,
             max_timeout,
             tokenizer_threads: at_least(
@@ -336,6 +354,15 @@ impl Config {
             keys: keys(serve.keys_file, serve.api_keys)?,
             redis_url: serve.redis_url,
         })
+    }
+}
+
+/// The model of a command that has one.
+fn only(models: Option<Vec<String>>) -> Result<String, ConfigError> {
+    match models.unwrap_or_default().as_slice() {
+        [] => Ok("default".into()),
+        [one] => Ok(one.clone()),
+        _ => Err(ConfigError::new("model", "is given more than once; only 'serve' takes several")),
     }
 }
 
@@ -391,7 +418,8 @@ pub fn parse_file(text: &str) -> Result<File, String> {
     // Two flattened structs cannot refuse each other's keys, so the flags' own list is asked.
     let flags =
         ServeSettings::augment_args(ModelSettings::augment_args(clap::Command::new("file")));
-    let known = |key: &str| flags.get_arguments().any(|flag| flag.get_id() == key);
+    let is_flag = |key: &str| flags.get_arguments().any(|flag| flag.get_id() == key);
+    let known = |key: &str| key == "models" || is_flag(key);
     if let Some(key) = table.keys().find(|key| !known(key)) {
         return Err(format!("no setting is called '{key}'; `rerankd serve --help` lists them"));
     }
@@ -414,7 +442,7 @@ impl ServeSettings {
         fill!(self, file:
             served_model_name, aliases, strict_model_names, max_queue_delay_us, max_batch_pairs,
             max_backlog_tokens, max_requests, max_documents, max_body_bytes, max_total_body_bytes,
-            score_cache_bytes, default_timeout_ms, max_timeout_ms, tokenizer_threads, keys_file, api_keys,
+            score_cache_bytes, max_model_memory_bytes, default_timeout_ms, max_timeout_ms, tokenizer_threads, keys_file, api_keys,
             redis_url; connection
         )
     }

@@ -42,6 +42,12 @@ pub enum Error {
     /// The key is known, but its tenant may not do this.
     #[error("{0}")]
     Forbidden(String),
+    /// What the operator asks for is at odds with how the server stands.
+    #[error("{0}")]
+    Conflict(String),
+    /// A model that an operator asked for cannot be served; what was served still is.
+    #[error("the model was not loaded: {0}")]
+    ModelRefused(String),
     #[error("404 page not found: no route '{0}'")]
     NoRoute(String),
     #[error("method {method} is not allowed on '{path}'")]
@@ -113,6 +119,8 @@ impl Error {
             Self::NoKey => (401, Client, false, None, "no_key"),
             Self::WrongKey => (401, Client, false, None, "wrong_key"),
             Self::Forbidden(_) => (403, Client, false, None, "forbidden"),
+            Self::Conflict(_) => (409, Client, false, None, "conflict"),
+            Self::ModelRefused(_) => (422, Client, false, None, "model_refused"),
             Self::NoRoute(_) => (404, Client, false, None, "no_route"),
             Self::Method { .. } => (405, Client, false, None, "method"),
             Self::SlowBody => (408, Client, true, None, "slow_body"),
@@ -184,6 +192,14 @@ pub enum ModelError {
     Hub { model: String, endpoint: String, message: String },
     #[error("cannot load the model onto the device: {0}")]
     Device(DeviceError),
+    /// The whole sum, in words.
+    #[error("not enough memory: {0}")]
+    Memory(String),
+    #[error(
+        "max-batch-tokens: {max_batch_tokens} is less than one sequence of this model may have \
+         ({max_length})"
+    )]
+    LongerThanBatch { max_batch_tokens: usize, max_length: usize },
     /// The weights load but do not give the scores the model's golden pairs promise.
     #[error("{model}: golden pair {index} gives {got}, not {expected} (tolerance {tolerance})")]
     Golden { model: String, index: usize, got: f32, expected: f32, tolerance: f32 },

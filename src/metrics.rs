@@ -2,6 +2,7 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
+mod models;
 mod tenants;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use metrics_exporter_prometheus::{
 use crate::error::{DeviceError, Error, Fault};
 use crate::request::{RerankResponse, Stamps};
 
+pub use models::{Load, ModelState, model_page};
 pub use tenants::tenant_page;
 
 /// 0.5 ms to 30 s: from a refusal to the longest deadline worth having.
@@ -158,15 +160,6 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
     ),
     (READY, Kind::Gauge, Unit::Count, "1 while the server takes requests."),
 ];
-
-/// What waits, and how fast it goes; their quotient is the backlog in seconds that autoscalers want.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Load {
-    pub backlog_tokens: usize,
-    pub tokens_per_second: f64,
-    pub cache_bytes: usize,
-    pub body_bytes: usize,
-}
 
 /// How a scoring request ends: in exactly one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

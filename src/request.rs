@@ -22,6 +22,21 @@ pub struct RerankRequest {
     pub may_cache: bool,
 }
 
+/// A model that an operator wants served, beside the others or in the place of the one of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadRequest {
+    /// As `--model` takes it.
+    pub source: String,
+    /// `None`: the model's own.
+    pub name: Option<String>,
+    pub revision: Option<String>,
+    /// `None`: those of the model it replaces.
+    pub aliases: Option<Vec<String>>,
+    /// As `--dtype` takes it; `None`: the server's.
+    pub dtype: Option<String>,
+    pub max_batch_tokens: Option<usize>,
+}
+
 /// What is scored. The result has one score per document, pair or text, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inputs {
@@ -46,6 +61,22 @@ impl Inputs {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Those of these indices, in their order.
+    ///
+    /// # Panics
+    /// An index is not below [`Self::len`].
+    #[must_use]
+    pub fn select(&self, indices: &[usize]) -> Self {
+        let of = |texts: &[String]| indices.iter().map(|&i| texts[i].clone()).collect();
+        match self {
+            Self::OneQuery { query, documents } => {
+                Self::OneQuery { query: query.clone(), documents: of(documents) }
+            }
+            Self::Pairs(pairs) => Self::Pairs(indices.iter().map(|&i| pairs[i].clone()).collect()),
+            Self::Texts(texts) => Self::Texts(of(texts)),
+        }
     }
 
     /// Bytes of text, each query counted once.
@@ -129,6 +160,8 @@ pub struct RerankResponse {
     pub prompt_tokens: usize,
     /// UTF-8 characters of text that were scored, the query counted once per text.
     pub num_chars: usize,
+    /// A cascade had no time for its second model: the scores are those of the first.
+    pub is_degraded: bool,
     pub stamps: Stamps,
 }
 

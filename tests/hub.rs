@@ -414,3 +414,37 @@ fn a_model_that_cannot_be_loaded_costs_no_download() {
         assert_eq!(asked_for(&bench.hub.take_seen(), "/resolve/"), 0);
     }
 }
+
+// === the commands ===
+
+#[test]
+fn pull_fetches_a_model_once_and_models_lists_it() {
+    let weights = weights();
+    let mut files = model(&weights);
+    files[0].1 = include_bytes!("golden/tiny-bert/config.json");
+    let bench = Bench::with(&files);
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rerankd"));
+        command.env_clear().env("HF_ENDPOINT", &bench.hub.endpoint);
+        let output = command.env("HF_HUB_CACHE", bench.cache.path()).args(args).output().unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), complaint)
+    };
+    let (code, told, complaint) = run(&["pull", REPO]);
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(told.contains(COMMIT) && told.contains("3 files"), "{told}");
+    bench.hub.take_seen();
+    assert_eq!(run(&["pull", REPO]).0, Some(0));
+    assert!(to_storage(&bench.hub.take_seen()).is_empty(), "nothing is fetched twice");
+
+    let (_, list, _) = run(&["models"]);
+    let line = list.lines().find(|line| line.contains(REPO)).unwrap_or_else(|| panic!("{list}"));
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let num_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!(line["cached_bytes"], num_bytes);
+    assert_eq!(line["architecture"], "BertForSequenceClassification");
+    assert!(list.contains("BAAI/bge-reranker-v2-m3"), "what is known is listed, too");
+
+    let (code, _, complaint) = run(&["pull", "default"]);
+    assert_eq!(code, Some(2), "{complaint}");
+}

@@ -5,20 +5,16 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use rerankd::batch::Limits;
 use rerankd::clock;
 use rerankd::engine::Dtype;
-use rerankd::health::Health;
-use rerankd::metrics::Metrics;
 use rerankd::model::loader::LoadOptions;
-use rerankd::model::registry::Names;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
-use rerankd::rerank::{Options, Service, prepare};
+use rerankd::rerank::{Host, Options, Service, prepare};
 use rerankd::tenant::Tenant;
 
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
@@ -29,10 +25,10 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
         dtype: Some(Dtype::F32),
         ..LoadOptions::default()
     };
-    let health = Arc::new(Health::default());
-    health.started();
+    let host = Host::default();
+    host.health.started();
     Service::start(
-        Names { served: "tiny".into(), aliases: Vec::new(), strict: false },
+        "tiny".into(),
         prepare(&files, &options).unwrap(),
         &Options {
             limits: Limits {
@@ -48,8 +44,7 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
             device_timeout: Duration::from_secs(60),
             score_cache_bytes: 0,
         },
-        Arc::new(Metrics::new()),
-        health,
+        &host,
     )
     .unwrap()
 }

@@ -69,8 +69,8 @@ pub fn info(model: &ModelFacts, server: &ServerFacts) -> Reply {
 }
 
 /// GET `/v1/models`: OpenAI's `data` and Cohere's `models` in one object, one entry a name.
-pub fn models(models: &[ModelFacts]) -> Reply {
-    let named = || models.iter().flat_map(|model| names(model).map(move |name| (model, name)));
+pub fn models(models: &[&ModelFacts]) -> Reply {
+    let named = || models.iter().flat_map(|&model| names(model).map(move |name| (model, name)));
     Reply::ok(&ModelList {
         object: "list",
         data: named().map(|(model, name)| Card::of(model, name)).collect(),
@@ -79,7 +79,7 @@ pub fn models(models: &[ModelFacts]) -> Reply {
 }
 
 /// GET `/v1/models/{name}`: OpenAI's, Cohere's and Xinference's object at once. `None` if no model has the name.
-pub fn model(models: &[ModelFacts], name: &str) -> Option<Reply> {
+pub fn model(models: &[&ModelFacts], name: &str) -> Option<Reply> {
     let facts = models.iter().find(|model| names(model).any(|own| own == name))?;
     Some(Reply::ok(&OneModel {
         card: Card::of(facts, name),

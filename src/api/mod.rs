@@ -8,6 +8,7 @@ mod fields;
 pub mod info;
 mod lenient;
 mod mixedbread;
+pub mod models;
 mod nim;
 mod pinecone;
 mod predict;

@@ -115,7 +115,7 @@ impl Unified {
             api_version: ApiVersion { version },
             billed_units: BilledUnits { search_units: response.search_units() },
             tokens: Tokens { input_tokens: response.prompt_tokens, output_tokens: 0 },
-            warnings: warning(response).into_iter().collect(),
+            warnings: warning(response).into_iter().chain(degraded(response)).collect(),
         }
     }
 }
@@ -141,6 +141,12 @@ fn warning(response: &RerankResponse) -> Option<String> {
         ));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// What a cascade left undone.
+fn degraded(response: &RerankResponse) -> Option<String> {
+    let what = "there was no time for the second model: the order is that of the first";
+    response.is_degraded.then(|| what.to_owned())
 }
 
 /// The error that Cohere's, Jina's, Voyage's, vLLM's and OpenAI's clients can all read.

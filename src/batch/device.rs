@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::Batch;
 use super::pulse::Pulse;
 use super::run::Run;
+use super::turns::Seat;
 use super::worker::Command;
 use crate::clock;
 use crate::engine::packed::Packed;
@@ -41,6 +42,8 @@ pub(super) struct Device {
     pub(super) scorer: Box<dyn Scorer>,
     pub(super) spare: Option<Spare>,
     pub(super) pulse: Arc<Pulse>,
+    /// In the line for a device that models share.
+    pub(super) seat: Arc<Seat>,
     pub(super) shared: Shared,
     pub(super) faults_in_a_row: u32,
 }
@@ -103,13 +106,17 @@ impl Device {
         out: &mut Vec<f32>,
     ) -> bool {
         let Shared { inbox, num_waiting, .. } = &self.shared;
-        let pulse = &self.pulse;
-        pulse.begins(Some(batch), clock::now());
+        let (pulse, seat) = (&self.pulse, &self.seat);
+        let came = clock::now();
+        seat.take(batch);
+        let begun = clock::now();
+        pulse.begins(Some(batch), begun);
         let meanwhile = |scorer: &mut dyn Scorer| {
             if !has_begun {
                 scorer.begin(&batch.packed);
             }
-            while ahead.is_none() && !scorer.is_done() {
+            // What is begun ahead keeps the turn.
+            while ahead.is_none() && !scorer.is_done() && !seat.is_wanted() {
                 *ahead = next_meanwhile(inbox, num_waiting).map(Arc::new);
                 if let Some(next) = ahead {
                     pulse.holds(next);
@@ -122,9 +129,15 @@ impl Device {
         if !self.pulse.ends(clock::now()) {
             return false;
         }
+        self.seat.used(batch, outcome.took);
+        if ahead.is_none() {
+            self.seat.leave();
+        }
         self.shared.metrics.batch(&outcome);
         self.judge(outcome.fault.as_ref());
         let Outcome { num_tokens, took, .. } = outcome;
+        // The speed that counts is what is left of the device beside other models.
+        let took = took + begun.saturating_duration_since(came);
         self.shared.done.send(Command::Done { num_tokens, took }).is_ok()
     }
 

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Answer, Sequences};
+use super::{Answer, Sequences, Share};
 use crate::engine::packed::Packed;
 
 /// Consecutive sequences of one request that ride in one batch.
 #[derive(Debug, Clone)]
 pub struct Slice {
+    pub share: Share,
     pub sequences: Arc<Sequences>,
     pub answer: Arc<Answer>,
     pub range: Range<usize>,

@@ -11,6 +11,7 @@ mod rate;
 mod run;
 mod sequences;
 mod share;
+mod turns;
 mod watchdog;
 mod worker;
 
@@ -23,5 +24,6 @@ pub use rate::Rate;
 pub use run::execute;
 pub use sequences::Sequences;
 pub use share::{Class, Share, TenantId};
+pub use turns::Turns;
 pub use watchdog::Watch;
-pub use worker::{Handle, spawn};
+pub use worker::{Handle, spawn, spawn_on};

@@ -136,6 +136,7 @@ impl Queue {
             request.next_sequence = range.end;
             request.served_tokens += request.entry.sequences.tokens_in(range.clone());
             slices.push(Slice {
+                share: request.entry.share,
                 sequences: Arc::clone(&request.entry.sequences),
                 answer: Arc::clone(&request.entry.answer),
                 range,

@@ -10,6 +10,7 @@ use super::Batch;
 use super::device::{Device, Shared};
 use super::pulse::Pulse;
 use super::run::lose;
+use super::turns::{Seat, Turns};
 use super::worker::Command;
 use crate::clock;
 use crate::error::DeviceError;
@@ -36,6 +37,8 @@ struct Worker {
     /// Never joined: one that hangs would hang whoever waits.
     thread: JoinHandle<()>,
     pulse: Arc<Pulse>,
+    seat: Arc<Seat>,
+    turns: Turns,
     spare: Option<Spare>,
     name: String,
 }
@@ -49,12 +52,14 @@ impl Watchdog {
     ///
     /// # Errors
     /// The operating system has no thread to give.
-    pub(super) fn start(&mut self, scorer: Box<dyn Scorer>) -> std::io::Result<()> {
+    pub(super) fn start(&mut self, scorer: Box<dyn Scorer>, turns: Turns) -> std::io::Result<()> {
         let spare = scorer.spare();
         let name = format!("rerankd-device-{}", self.workers.len());
         let pulse = Arc::new(Pulse::default());
-        let thread = start(scorer, spare.clone(), &pulse, &name, &self.shared)?;
-        self.workers.push(Worker { thread, pulse, spare, name });
+        let seat = Arc::new(turns.seat());
+        let signs = (Arc::clone(&pulse), Arc::clone(&seat));
+        let thread = start(scorer, spare.clone(), signs, &name, &self.shared)?;
+        self.workers.push(Worker { thread, pulse, seat, turns, spare, name });
         Ok(())
     }
 
@@ -66,8 +71,12 @@ impl Watchdog {
         }
         while !self.workers.is_empty() {
             let (now, limit) = (clock::now(), self.watch.limit);
-            self.workers.retain(|Worker { thread, pulse, .. }| {
-                !thread.is_finished() && pulse.give_up(now, limit).is_none()
+            self.workers.retain(|Worker { thread, pulse, seat, .. }| {
+                let is_over = thread.is_finished() || pulse.give_up(now, limit).is_some();
+                if is_over {
+                    seat.leave();
+                }
+                !is_over
             });
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -91,6 +100,7 @@ impl Worker {
     fn given_up(&mut self, held: &[Arc<Batch>], limit: Duration, shared: &Shared) -> bool {
         let fault = DeviceError::new(format!("no answer in {limit:?}"));
         tracing::error!(worker = self.name, %fault, "a worker hangs and is given up");
+        self.seat.leave();
         for batch in held {
             lose(batch, fault.clone());
             // The batcher may be gone, and with it whoever waits.
@@ -111,10 +121,11 @@ impl Worker {
         let spare = spare.ok_or_else(|| DeviceError::lost("the device has only one worker"))?;
         // Without a worker nothing is served here any more.
         let scorer = spare().map_err(|fault| DeviceError::lost(fault.message))?;
-        let pulse = Arc::new(Pulse::default());
-        self.thread = start(scorer, Some(spare.clone()), &pulse, &self.name, shared)
+        let (pulse, seat) = (Arc::new(Pulse::default()), Arc::new(self.turns.seat()));
+        let signs = (Arc::clone(&pulse), Arc::clone(&seat));
+        self.thread = start(scorer, Some(spare.clone()), signs, &self.name, shared)
             .map_err(|error| DeviceError::lost(error.to_string()))?;
-        self.pulse = pulse;
+        (self.pulse, self.seat) = (pulse, seat);
         shared.metrics.worker_replaced();
         Ok(())
     }
@@ -123,11 +134,11 @@ impl Worker {
 fn start(
     scorer: Box<dyn Scorer>,
     spare: Option<Spare>,
-    pulse: &Arc<Pulse>,
+    (pulse, seat): (Arc<Pulse>, Arc<Seat>),
     name: &str,
     shared: &Shared,
 ) -> std::io::Result<JoinHandle<()>> {
-    let (pulse, shared) = (Arc::clone(pulse), shared.clone());
-    let device = Device { scorer, spare, pulse, shared, faults_in_a_row: 0 };
+    let shared = shared.clone();
+    let device = Device { scorer, spare, pulse, seat, shared, faults_in_a_row: 0 };
     std::thread::Builder::new().name(name.to_owned()).spawn(move || device.run())
 }

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use super::device::Shared;
 use super::pulse::Pulse;
 use super::run::FAULT_RETRY_AFTER;
+use super::turns::Turns;
 use super::watchdog::{Watch, Watchdog};
 use super::{Batch, Batcher, Entry, MAX_IN_FLIGHT, Step};
 use crate::clock;
@@ -63,13 +64,28 @@ impl Drop for Handle {
     }
 }
 
-/// Starts the batcher's thread, one for each device, and one that watches them.
+/// Starts the batcher's thread, one for each device, and one that watches them. The devices are its own.
 ///
 /// # Errors
 /// The operating system has no thread to give.
 pub fn spawn(
     batcher: Batcher,
     scorers: Vec<Box<dyn Scorer>>,
+    watch: Watch,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+) -> std::io::Result<Handle> {
+    let on_devices = scorers.into_iter().map(|scorer| (scorer, Turns::default())).collect();
+    spawn_on(batcher, on_devices, watch, metrics, health)
+}
+
+/// Like [`spawn`], on devices whose turns other batchers take too.
+///
+/// # Errors
+/// The operating system has no thread to give.
+pub fn spawn_on(
+    batcher: Batcher,
+    scorers: Vec<(Box<dyn Scorer>, Turns)>,
     watch: Watch,
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
@@ -97,8 +113,8 @@ pub fn spawn(
             }
         }
     })?;
-    for scorer in scorers {
-        watchdog.start(scorer)?;
+    for (scorer, turns) in scorers {
+        watchdog.start(scorer, turns)?;
     }
     let (stop, stopped) = bounded(0);
     let watchdog = std::thread::Builder::new()

@@ -4,6 +4,8 @@ mod eval;
 mod hardware;
 mod keys;
 mod model;
+mod models;
+mod pull;
 mod rerank;
 mod selfcheck;
 mod serve;
@@ -43,6 +45,8 @@ const EXIT_CODES: &str = "Exit codes:
 enum Command {
     Serve(Box<serve::Args>),
     Rerank(rerank::Args),
+    Pull(pull::Args),
+    Models(models::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
     Keys(keys::Args),
@@ -72,7 +76,9 @@ impl Failure {
 
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Config(_) => ExitCode::from(2),
+            Self::Usage(_) | Self::Config(_) | Self::Model(ModelError::LongerThanBatch { .. }) => {
+                ExitCode::from(2)
+            }
             Self::Model(_) | Self::Request(_) | Self::Device(_) | Self::Io { .. } => {
                 ExitCode::FAILURE
             }
@@ -91,6 +97,8 @@ pub fn run_as(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) 
     let result = match Cli::parse_from(arguments).command {
         Command::Serve(args) => serve::run(*args),
         Command::Rerank(args) => rerank::run(args),
+        Command::Pull(args) => pull::run(&args),
+        Command::Models(args) => models::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),
         Command::Keys(args) => keys::run(&args),

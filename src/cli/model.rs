@@ -6,10 +6,9 @@ use super::Failure;
 use super::hardware::Hardware;
 use crate::config::{Device, ModelConfig};
 use crate::engine::Dtype;
-use crate::error::ModelError;
 use crate::model::loader::{Gpus, LoadOptions};
 use crate::model::source::{HubOptions, Source};
-use crate::rerank::{Prepared, prepare};
+use crate::rerank::{Prepared, prepare_or_fall_back};
 
 /// A model ready to serve, and what it is called.
 #[derive(Debug)]
@@ -21,34 +20,33 @@ pub(super) struct Opened {
 
 /// Opens, loads and checks the configured model.
 pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, Failure> {
-    let gpus = gpus(config, hardware)?;
+    let load = load_options(config, hardware)?;
     let source = Source::parse(&config.model, config.revision.as_deref())?;
-    let hub = HubOptions::from_env(|name| std::env::var(name).ok());
-    let files = source.open(&hub)?;
-    let options = LoadOptions {
-        threads: NonZeroUsize::new(config.threads),
-        isa: None,
-        dtype: config.dtype.named(),
-        gpus,
-    };
-    let prepared = match prepare(&files, &options) {
-        // The batches stay as large as a GPU's: an operator who reads the warning will set one or the other.
-        Err(ModelError::Device(why)) if config.device == Device::Auto && options.gpus.is_some() => {
-            tracing::warn!(%why, "computing on the CPU");
-            prepare(&files, &LoadOptions { gpus: None, ..options })?
-        }
-        prepared => prepared?,
-    };
-    if prepared.max_length > config.max_batch_tokens {
-        return Err(Failure::Usage(format!(
-            "max-batch-tokens: {} is less than one sequence of this model may have ({})",
-            config.max_batch_tokens, prepared.max_length
-        )));
-    }
+    let files = source.open(&hub())?;
+    let prepared = prepare_or_fall_back(&files, &load, config.device == Device::Auto)?;
+    prepared.check_fits(config.max_batch_tokens)?;
     Ok(Opened {
         name: files.name().to_owned(),
         revision: files.revision().map(str::to_owned),
         prepared,
+    })
+}
+
+/// The hub as the environment has it.
+pub(super) fn hub() -> HubOptions {
+    HubOptions::from_env(|name| std::env::var(name).ok())
+}
+
+/// How to run the configured model here.
+pub(super) fn load_options(
+    config: &ModelConfig,
+    hardware: &Hardware,
+) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions {
+        threads: NonZeroUsize::new(config.threads),
+        isa: None,
+        dtype: config.dtype.named(),
+        gpus: gpus(config, hardware)?,
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,11 +12,8 @@ use super::model::{Opened, open};
 use crate::batch::Limits;
 use crate::clock;
 use crate::config::{ModelConfig, ModelSettings};
-use crate::health::Health;
-use crate::metrics::Metrics;
-use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
-use crate::rerank::{Options, Service};
+use crate::rerank::{Host, Options, Service};
 use crate::tenant::Tenant;
 
 /// Rank documents by how well they answer a query
@@ -114,10 +110,9 @@ fn score(
         device_timeout: config.device_timeout,
         score_cache_bytes: 0,
     };
-    let health = Arc::new(Health::default());
-    health.started();
-    let names = Names { served: name, aliases: Vec::new(), strict: false };
-    let service = Service::start(names, prepared, &options, Arc::new(Metrics::new()), health)
+    let host = Host::default();
+    host.health.started();
+    let service = Service::start(name, prepared, &options, &host)
         .map_err(|e| Failure::io("cannot start a thread", e))?;
     let texts = documents.iter().map(|document| document.text.clone()).collect();
     let request = RerankRequest {

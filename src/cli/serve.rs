@@ -8,18 +8,18 @@ use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use super::hardware::Hardware;
-use super::model::{Opened, open};
-use crate::api::info::{ModelFacts, ServerFacts};
+use super::model::{hub, load_options};
+use crate::api::info::ServerFacts;
+use crate::batch::Limits;
 use crate::clock;
 use crate::config::{
-    Config, ConfigError, ConnectionConfig, FileArg, ModelSettings, Secret, ServeSettings, read_file,
+    CascadeEntry, Config, ConfigError, ConnectionConfig, Device, FileArg, Kind, ModelConfig,
+    ModelSettings, Secret, ServeSettings, ServedModel, read_file,
 };
-use crate::engine::Dtype;
 use crate::health::Health;
 use crate::http;
-use crate::metrics::Metrics;
 use crate::model::registry::Names;
-use crate::rerank::{self, Service};
+use crate::rerank::{self, Cascade, Host, Loader, Models, Spec};
 use crate::tenant::{self, Source, Tenants};
 
 /// Serve rerank requests over HTTP
@@ -48,7 +48,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let file = args.file.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
     let model = args.model.or(file.model);
     let hardware = Hardware::find(model.device)?;
-    let config = Config::new(model, args.serve.or(file.serve), hardware.machine())?;
+    let config = Config::new(&model, args.serve.or(file.serve), file.models, hardware.machine())?;
     log();
     tracing::info!(?config, "starting");
     if let Some(why) = &hardware.no_gpu {
@@ -78,25 +78,25 @@ fn log() {
 
 /// Listens first, so that a busy port is told at once and probes see a server that is starting; then loads.
 async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
-    let health = Arc::new(Health::default());
-    let metrics = Arc::new(Metrics::new());
+    let host = Host::default();
+    let Host { metrics, health, .. } = host.clone();
     let cannot_serve = |e| Failure::io("cannot serve", e);
-    let (shared_metrics, shared_health) = (Arc::clone(&metrics), Arc::clone(&health));
+    let models = Arc::new(Models::new(config.strict_model_names, Arc::clone(&metrics)));
+    let template = spec(&config.model, None, config.score_cache_bytes, &config, &hardware)?;
+    let limit = config.max_model_memory_bytes;
+    let loader = Loader::new(Arc::clone(&models), host, hub(), limit, template);
+    let loader = Arc::new(loader);
     let tenants = Arc::new(open_keys(&config)?);
     let redis = open_redis(&config)?;
-    let options = options(&config, Arc::clone(&tenants));
-    let server = http::Server::bind(options, shared_metrics, shared_health);
+    let options = options(&config, models, Arc::clone(&loader), Arc::clone(&tenants));
+    let server = http::Server::bind(options, Arc::clone(&metrics), Arc::clone(&health));
     let server = server.await.map_err(cannot_serve)?;
     let address = server.address().map_err(cannot_serve)?;
     tracing::info!(%address, "listening");
     let stop = stop_signal().map_err(|e| Failure::io("cannot wait for signals", e))?;
-    let slot = server.slot();
-    let loading = tokio::task::spawn_blocking({
-        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
-        move || load(&config, &hardware, metrics, health)
-    });
+    let loading = tokio::task::spawn_blocking(move || load(&config, &hardware, &loader));
     if let Some(redis) = redis {
-        tokio::spawn(tenant::share(Arc::clone(&tenants), redis, Arc::clone(&metrics)));
+        tokio::spawn(tenant::share(Arc::clone(&tenants), redis, metrics));
     }
     tokio::spawn(tenant::watch(tenants));
     let run = server.run(stop_or_lost(stop, Arc::clone(&health)));
@@ -104,9 +104,7 @@ async fn serve(config: Config, hardware: Hardware) -> Result<(), Failure> {
     tokio::select! {
         () = &mut run => return Ok(()),
         loaded = loading => {
-            let loaded = loaded.map_err(|e| Failure::io("loading broke off", e.into()))?;
-            // Nobody else fills the slot.
-            let _ = slot.set(loaded?);
+            loaded.map_err(|e| Failure::io("loading broke off", e.into()))??;
             health.started();
         }
     }
@@ -144,7 +142,12 @@ fn open_redis(config: &Config) -> Result<Option<redis::Client>, ConfigError> {
     opened.map_err(|e| ConfigError::new("redis-url", e.to_string()))
 }
 
-fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
+fn options(
+    config: &Config,
+    models: Arc<Models>,
+    loader: Arc<Loader>,
+    tenants: Arc<Tenants>,
+) -> http::Options {
     let ConnectionConfig { address, tls, max_connections, timeouts, drain_delay, drain_timeout } =
         config.connection.clone();
     http::Options {
@@ -159,6 +162,8 @@ fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
             tokenization_workers: config.tokenizer_threads,
             started_unix_seconds: clock::unix_seconds(),
         },
+        models,
+        loader: Some(loader),
         tenants,
         max_total_body_bytes: config.max_total_body_bytes,
         max_connections,
@@ -168,64 +173,50 @@ fn options(config: &Config, tenants: Arc<Tenants>) -> http::Options {
     }
 }
 
-/// Loads the model and starts its threads. Blocks: a download may take minutes.
-fn load(
-    config: &Config,
-    hardware: &Hardware,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-) -> Result<http::Serving, Failure> {
-    let begin = clock::now();
-    let Opened { name, revision, prepared } = open(&config.model, hardware)?;
-    let model = ModelFacts {
-        name: config.served_model_name.clone().unwrap_or(name),
-        aliases: config.aliases.clone(),
-        architecture: prepared.architecture.clone(),
-        labels: prepared.head.labels().to_vec(),
-        max_length: prepared.max_length,
-        dtype: wire_name(prepared.dtype).into(),
-        revision,
-        created_unix_seconds: clock::unix_seconds(),
-    };
-    let names = Names {
-        served: model.name.clone(),
-        aliases: config.aliases.clone(),
-        strict: config.strict_model_names,
-    };
-    let options = rerank::Options {
-        limits: config.limits,
-        max_backlog_tokens: config.max_backlog_tokens,
-        max_requests: config.max_requests,
-        tokenizer_threads: config.tokenizer_threads,
-        default_timeout: config.default_timeout,
-        max_timeout: config.max_timeout,
-        device_timeout: config.model.device_timeout,
-        score_cache_bytes: config.score_cache_bytes,
-    };
-    let tokens_per_second = prepared.tokens_per_second as u64;
-    let device = prepared.device.clone();
-    let service = Service::start(names, prepared, &options, metrics, health)
-        .map_err(|e| Failure::io("cannot start a thread", e))?;
-    let seconds = clock::now().saturating_duration_since(begin).as_secs_f64();
-    tracing::info!(
-        model = model.name,
-        device,
-        dtype = model.dtype,
-        tokens_per_second,
-        seconds,
-        "ready"
-    );
-    Ok(http::Serving { service, model })
+/// Loads the models, cascades after their parts, and serves them in the order of the configuration. Blocks: a
+/// download may take minutes.
+fn load(config: &Config, hardware: &Hardware, loader: &Loader) -> Result<(), Failure> {
+    for ServedModel { name, aliases, kind } in &config.models {
+        let Kind::Files { model, max_backlog_tokens, score_cache_bytes } = kind else { continue };
+        let spec = spec(model, *max_backlog_tokens, *score_cache_bytes, config, hardware)?;
+        loader.load(&Spec { name: name.clone(), aliases: Some(aliases.clone()), ..spec })?;
+    }
+    for (place, ServedModel { name, aliases, kind }) in config.models.iter().enumerate() {
+        let Kind::Cascade(CascadeEntry { first, second, k }) = kind else { continue };
+        let served = name.clone().unwrap_or_default();
+        let names = Names { served, aliases: aliases.clone() };
+        let (first, second) = (first.clone(), second.clone());
+        loader.join(place, &names, Cascade { first, second, k: *k })?;
+    }
+    Ok(())
 }
 
-/// A precision as TEI's clients know it.
-fn wire_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "float32",
-        Dtype::F16 => "float16",
-        Dtype::Bf16 => "bfloat16",
-        Dtype::Int8 => "int8",
-    }
+/// A model of the configuration, without its names.
+fn spec(
+    model: &ModelConfig,
+    max_backlog_tokens: Option<usize>,
+    score_cache_bytes: usize,
+    config: &Config,
+    hardware: &Hardware,
+) -> Result<Spec, Failure> {
+    Ok(Spec {
+        name: None,
+        aliases: None,
+        source: model.model.clone(),
+        revision: model.revision.clone(),
+        load: load_options(model, hardware)?,
+        may_fall_back: model.device == Device::Auto,
+        options: rerank::Options {
+            limits: Limits { max_batch_tokens: model.max_batch_tokens, ..config.limits },
+            max_backlog_tokens: max_backlog_tokens.or(config.max_backlog_tokens),
+            max_requests: config.max_requests,
+            tokenizer_threads: config.tokenizer_threads,
+            default_timeout: config.default_timeout,
+            max_timeout: config.max_timeout,
+            device_timeout: model.device_timeout,
+            score_cache_bytes,
+        },
+    })
 }
 
 /// Ready at the first SIGTERM or SIGINT. The second ends the process at once.

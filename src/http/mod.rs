@@ -3,6 +3,7 @@
 mod account;
 mod activity;
 mod address;
+mod admin;
 mod body;
 mod connection;
 mod routes;
@@ -14,6 +15,5 @@ mod watched;
 
 pub use activity::Timeouts;
 pub use address::Address;
-pub use routes::Serving;
 pub use server::{Options, Server};
 pub use tls::TlsFiles;

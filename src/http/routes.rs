@@ -1,7 +1,7 @@
 //! What each path answers. Scoring paths are `api`'s to recognise; the others are listed here.
 
 use std::fmt::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use uuid::Uuid;
 
 use super::account::Account;
+use super::admin;
 use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::usage::{self, UsageFacts};
@@ -20,11 +21,13 @@ use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{self, Load, Metrics};
 use crate::request::{RerankResponse, Stamps};
-use crate::rerank::{self, Service};
+use crate::rerank::{self, Loader, Models, Serving};
 use crate::tenant::{Tenant, Tenants};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// A cascade answered without its second model.
+const DEGRADED: HeaderName = HeaderName::from_static("x-rerank-degraded");
 
 /// Bodies above this are parsed on a thread that may block: 256 KiB of JSON take about a millisecond.
 const PARSE_INLINE_BYTES: usize = 256 * 1024;
@@ -32,8 +35,9 @@ const PARSE_INLINE_BYTES: usize = 256 * 1024;
 /// All that answering a request needs.
 #[derive(Debug)]
 pub(super) struct App {
-    /// Empty while the model loads.
-    pub(super) serving: Arc<OnceLock<Serving>>,
+    /// Empty while the first is loading.
+    pub(super) models: Arc<Models>,
+    pub(super) loader: Option<Arc<Loader>>,
     pub(super) server: ServerFacts,
     pub(super) limits: api::Limits,
     pub(super) tenants: Arc<Tenants>,
@@ -42,35 +46,12 @@ pub(super) struct App {
     pub(super) health: Arc<Health>,
 }
 
-/// A loaded model and what it says of itself.
-#[derive(Debug)]
-pub struct Serving {
-    pub service: Service,
-    pub model: ModelFacts,
-}
-
 impl App {
-    fn serving(&self) -> Result<&Serving, Error> {
-        self.serving.get().ok_or_else(|| rerank::unavailable(State::Starting))
-    }
-
-    /// The models a tenant may use.
-    fn models(&self, tenant: &Tenant) -> &[ModelFacts] {
-        match self.serving.get() {
-            Some(Serving { model, .. })
-                if tenant.may_use(|allowed| info::names(model).any(|name| name == allowed)) =>
-            {
-                std::slice::from_ref(model)
-            }
-            _ => &[],
-        }
-    }
-
     /// Whoever may scrape sees the server; an admin's key sees its tenants too.
     fn metrics_page(&self, caller: &Caller) -> String {
-        let load = self.serving.get().map(|serving| serving.service.load()).unwrap_or_default();
-        let load = Load { body_bytes: self.bodies.budget.num_bytes(), ..load };
+        let load = Load { body_bytes: self.bodies.budget.num_bytes(), ..self.models.load() };
         let mut text = self.metrics.render(load, self.health.is_ready());
+        text += &metrics::model_page(&self.models.states());
         if caller.as_ref().is_ok_and(|tenant| tenant.is_admin) {
             let all = self.tenants.all();
             let counts = all.iter().map(|tenant| (tenant.name.clone(), tenant.counts()));
@@ -94,7 +75,7 @@ impl App {
 }
 
 /// Whose key came with the request, or why none counts.
-type Caller = Result<Arc<Tenant>, Error>;
+pub(super) type Caller = Result<Arc<Tenant>, Error>;
 
 /// Answers one request.
 pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -106,6 +87,9 @@ pub(super) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Respons
         Method::GET | Method::HEAD => (side_route(&path), side_call(&app, &method, &path, &caller)),
         Method::POST if api::route(&path).is_some() => {
             ("score", score(&app, request, &path, Stamps::at(received), caller).await)
+        }
+        Method::POST if admin::change(&path).is_some() => {
+            ("models", admin::answer(&app, request, caller).await)
         }
         Method::POST if path == "/v1/check-api-key" => ("info", info::api_key(caller.is_ok())),
         _ => ("none", nowhere(&request, &path)),
@@ -143,7 +127,7 @@ fn side_call(app: &App, method: &Method, path: &str, caller: &Caller) -> Reply {
             keyed(path, caller, |tenant| match trimmed {
                 "/info" => about(app, path, tenant),
                 "/v1/usage" => app.usage(tenant),
-                _ => info::models(app.models(tenant)),
+                _ => info::models(&facts(&app.models.usable(tenant))),
             })
         }
         _ => match trimmed.strip_prefix("/v1/models/") {
@@ -173,23 +157,26 @@ fn keyed(path: &str, caller: &Caller, reply: impl FnOnce(&Tenant) -> Reply) -> R
 }
 
 fn about(app: &App, path: &str, tenant: &Tenant) -> Reply {
-    match (app.serving(), app.models(tenant)) {
-        (Ok(_), [model, ..]) => info::info(model, &app.server),
-        (Ok(_), []) => {
-            let error = Error::Forbidden("this API key may not use the model here".into());
-            api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
-        }
-        (Err(error), _) => info::unhealthy(&error),
+    match app.models.resolve(None, tenant) {
+        Ok(serving) => info::info(&serving.facts, &app.server),
+        Err(error @ Error::Unavailable { .. }) => info::unhealthy(&error),
+        Err(error) => api::dialect_at(path, &http::HeaderMap::new()).error(&error, ""),
     }
 }
 
 fn model(app: &App, path: &str, name: &str, tenant: &Tenant) -> Reply {
-    let models = app.models(tenant);
-    info::model(models, name).unwrap_or_else(|| {
-        let served = models.first().map_or_else(String::new, |model| model.name.clone());
+    let models = app.models.usable(tenant);
+    let models = facts(&models);
+    info::model(&models, name).unwrap_or_else(|| {
+        let served: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
+        let served = served.join(", ");
         let error = Error::UnknownModel { name: name.to_owned(), served };
         api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
     })
+}
+
+fn facts(models: &[Arc<Serving>]) -> Vec<&ModelFacts> {
+    models.iter().map(|serving| &serving.facts).collect()
 }
 
 fn nowhere(request: &Request<Incoming>, path: &str) -> Reply {
@@ -253,10 +240,7 @@ async fn score(
     drop(bytes);
     stamps.parsed = clock::now();
     let id = request.id.clone();
-    let scored = match app.serving() {
-        Ok(serving) => serving.service.rerank(request, stamps, &tenant).await,
-        Err(error) => Err(error),
-    };
+    let scored = app.models.rerank(request, stamps, &tenant).await;
     match scored {
         Ok(response) => accept(account, &*dialect, &response, &tenant.name),
         Err(error) => refuse(account, &*dialect, &error, &id),
@@ -309,6 +293,9 @@ fn accept(
         "scored"
     );
     insert(&mut reply, SERVER_TIMING, &timing);
+    if response.is_degraded {
+        insert(&mut reply, DEGRADED, "first-model-only");
+    }
     insert(&mut reply, REQUEST_ID, &response.id);
     reply
 }

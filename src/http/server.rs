@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::io::{Error, Result};
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -13,12 +13,13 @@ use super::activity::Timeouts;
 use super::address::{Address, Listener};
 use super::body::{Bounds, Budget};
 use super::connection::{self, Shared};
-use super::routes::{App, Serving};
+use super::routes::App;
 use super::tls::{Tls, TlsFiles};
 use crate::api;
 use crate::api::info::ServerFacts;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::rerank::{Loader, Models};
 use crate::tenant::Tenants;
 
 /// Connections the system holds for us; what tokio asks it for.
@@ -31,6 +32,10 @@ pub struct Options {
     /// `None`: plain text.
     pub tls: Option<TlsFiles>,
     pub server: ServerFacts,
+    /// While there are none, scoring is answered 503.
+    pub models: Arc<Models>,
+    /// `None`: the models stay as they are.
+    pub loader: Option<Arc<Loader>>,
     pub tenants: Arc<Tenants>,
     /// Of all bodies that are being read or worked on.
     pub max_total_body_bytes: usize,
@@ -72,7 +77,8 @@ impl Server {
             budget: Budget::new(options.max_total_body_bytes),
         };
         let app = App {
-            serving: Arc::default(),
+            models: Arc::clone(&options.models),
+            loader: options.loader.clone(),
             server: options.server.clone(),
             limits: api::Limits { max_documents: options.server.max_documents },
             tenants: Arc::clone(&options.tenants),
@@ -82,11 +88,6 @@ impl Server {
         };
         let connections = Arc::new(Semaphore::new(options.max_connections));
         Ok(Self { app: Arc::new(app), listener, tls, options, connections, health })
-    }
-
-    /// Where the model goes once it is loaded; until then scoring is answered 503.
-    pub fn slot(&self) -> Arc<OnceLock<Serving>> {
-        Arc::clone(&self.app.serving)
     }
 
     /// # Errors

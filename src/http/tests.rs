@@ -20,6 +20,7 @@ use crate::api;
 use crate::api::info::ServerFacts;
 use crate::health::Health;
 use crate::metrics::{Load, Metrics};
+use crate::rerank::Models;
 use crate::tenant::Tenants;
 
 const TIMEOUTS: Timeouts = Timeouts {
@@ -60,7 +61,8 @@ impl Client {
             started_unix_seconds: 0,
         };
         let app = App {
-            serving: Arc::default(),
+            models: Arc::new(Models::new(false, Arc::default())),
+            loader: None,
             server,
             limits: api::Limits { max_documents: 10 },
             tenants: Arc::new(Tenants::anonymous()),

@@ -9,8 +9,10 @@ mod families;
 #[cfg(debug_assertions)]
 pub mod faults;
 pub mod head;
+pub mod known;
 mod llama;
 pub mod loader;
+pub mod memory;
 mod modernbert;
 mod modules;
 mod parameters;

@@ -1,16 +1,19 @@
 //! How a language model is asked whether a document answers a query.
 //!
 //! Such a model ranks by the prompt it was trained with, and badly by any other; so none is made up. A folder says its
-//! own in `model.toml`, and the published one of Qwen3-Reranker is known by the model's name.
+//! own in `model.toml`, and those of public models are in `models/public`.
 
 use super::config::Config;
 use super::head::{Activation, Head};
+use super::known;
 use super::source::ModelFiles;
 use crate::error::ModelError;
 use serde::Deserialize;
 
 const RECIPE: &str = "model.toml";
 const TOKENIZER: &str = "tokenizer.json";
+/// Whose prompt all sizes and conversions of it have.
+const QWEN3_RERANKER: &str = "Qwen/Qwen3-Reranker-0.6B";
 
 /// The texts around query and document, in the order in which they are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,12 +72,12 @@ impl Prompt {
                 return Self::new(raw);
             }
         }
-        if files.name().to_lowercase().contains("qwen3-reranker") {
-            return Self::new(qwen3_reranker());
+        if let Some(raw) = published(files.name()) {
+            return Self::new(raw);
         }
         let message = "missing: a language model ranks by the prompt it was trained with. Write it as [prompt] with \
-                       query and document (prefix, suffix, instruction, yes and no as needed); that of \
-                       Qwen3-Reranker is built in for models of this name";
+                       query and document (prefix, suffix, instruction, yes and no as needed); those of the \
+                       models that `rerankd models` lists are built in";
         Err(ModelError::invalid(RECIPE, "prompt", message))
     }
 
@@ -99,21 +102,12 @@ impl Prompt {
     }
 }
 
-/// As its model card has it.
-fn qwen3_reranker() -> Raw {
-    Raw {
-        instruction: "Given a web search query, retrieve relevant passages that answer the query"
-            .to_owned(),
-        prefix: "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and \
-                 the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n\
-                 <|im_start|>user\n"
-            .to_owned(),
-        query: "<Instruct>: {instruction}\n<Query>: {query}\n<Document>:".to_owned(),
-        document: " {document}".to_owned(),
-        suffix: "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n".to_owned(),
-        yes: yes(),
-        no: no(),
-    }
+/// The prompt of a public model, by its name on the hub; other repositories of Qwen3-Reranker keep its name.
+fn published(name: &str) -> Option<Raw> {
+    let is_qwen = || name.to_lowercase().contains("qwen3-reranker");
+    let known = known::find(name).or_else(|| is_qwen().then(|| known::find(QWEN3_RERANKER))?)?;
+    let prompt = toml::Value::Table(known.prompt.clone()?);
+    Some(prompt.try_into().expect("a test reads every prompt"))
 }
 
 /// The head of a language model: the logits of its two answers, of which the second counts.
@@ -142,4 +136,28 @@ pub(super) fn token_id(files: &ModelFiles, token: &str) -> Result<usize, ModelEr
         let message = format!("has no token '{token}', which the prompt's answer asks for");
         ModelError::invalid(TOKENIZER, "model.vocab", message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_prompt_of_a_public_model_places_query_and_document() {
+        let is_prompted = |known: &&known::Known| known.architecture.starts_with("Qwen");
+        let mut num_prompts = 0;
+        for known in known::all().iter().filter(is_prompted) {
+            let prompt = Prompt::new(published(&known.hub_id).unwrap()).unwrap();
+            assert!(prompt.prefix.starts_with("<|im_start|>system\n"), "{}", known.hub_id);
+            assert!(prompt.suffix.contains("<|im_end|>\n<|im_start|>assistant\n"));
+            num_prompts += 1;
+        }
+        assert_eq!(num_prompts, 5);
+        let qwen = Prompt::new(published("me/Qwen3-Reranker-8B-merged").unwrap()).unwrap();
+        assert_eq!(qwen.query[0].lines().count(), 2);
+        assert!(qwen.query[0].starts_with("<Instruct>: Given a web search query"));
+        assert!(qwen.suffix.ends_with("<think>\n\n</think>\n\n"));
+        assert!(qwen.prefix.contains("Instruct provided. Note that the answer"), "one line");
+        assert!(published("org/gpt").is_none());
+    }
 }

@@ -109,6 +109,11 @@ impl Weights {
         Ok(())
     }
 
+    /// Names and shapes, in no order.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, (_, entry))| (name.as_str(), entry.shape.as_slice()))
+    }
+
     pub fn contains(&self, tensor: &str) -> bool {
         self.tensors.contains_key(tensor)
     }

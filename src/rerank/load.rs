@@ -9,6 +9,7 @@ use crate::engine::packed::Packed;
 use crate::error::ModelError;
 use crate::model::Scorer;
 use crate::model::head::Head;
+use crate::model::known;
 use crate::model::loader::{self, LoadOptions, LoadedModel};
 use crate::model::source::ModelFiles;
 use crate::tokenize::{self, Encoder, Form};
@@ -76,6 +77,37 @@ pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, Mo
     prepare_as(files, options, options.dtype.unwrap_or(Dtype::F32), &golden)
 }
 
+/// Like [`prepare`]; with `may_fall_back`, on the CPU if the GPUs of `options` cannot take the model.
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn prepare_or_fall_back(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    may_fall_back: bool,
+) -> Result<Prepared, ModelError> {
+    match prepare(files, options) {
+        // The batches stay as large as a GPU's: an operator who reads the warning will set one or the other.
+        Err(ModelError::Device(why)) if may_fall_back && options.gpus.is_some() => {
+            tracing::warn!(%why, "computing on the CPU");
+            prepare(files, &LoadOptions { gpus: None, ..options.clone() })
+        }
+        prepared => prepared,
+    }
+}
+
+impl Prepared {
+    /// # Errors
+    /// A sequence of the model may be longer than a batch.
+    pub fn check_fits(&self, max_batch_tokens: usize) -> Result<(), ModelError> {
+        let max_length = self.max_length;
+        if max_length > max_batch_tokens {
+            return Err(ModelError::LongerThanBatch { max_batch_tokens, max_length });
+        }
+        Ok(())
+    }
+}
+
 fn prepare_as(
     files: &ModelFiles,
     options: &LoadOptions,
@@ -94,6 +126,8 @@ fn prepare_as(
         dtype,
         mut scorers,
     } = loader::load(files, &options)?;
+    let made_for = known::find(files.name()).map_or(max_length, |known| known.max_length);
+    let max_length = max_length.min(made_for);
     if !head.can_rank() {
         let message =
             format!("{width} labels; a reranker has one, or two of which the second counts");

@@ -1,31 +1,38 @@
 //! The path of one request, from its texts to its scores: each arrow one call.
 
+mod cascade;
 mod fold;
 mod golden;
 mod load;
+mod loader;
+mod memory;
+mod models;
 mod rows;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Watch};
+use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Turns, Watch};
 use crate::clock;
+use crate::engine::Dtype;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
-use crate::model::registry::Names;
-use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps};
 use crate::score::Scores;
 use crate::tenant::Tenant;
 use crate::tokenize;
 
 use rows::Visit;
 
-pub use load::{Prepared, prepare};
+pub use cascade::Cascade;
+pub use load::{Prepared, prepare, prepare_or_fall_back};
+pub use loader::{Loaded, Loader, Spec};
+pub use models::{Models, Serving};
 
 /// Bounds of the service, from the configuration.
 #[derive(Debug, Clone)]
@@ -59,10 +66,40 @@ const DEFAULT_BACKLOG: Duration = Duration::from_secs(30);
 /// When a server that is starting or draining may be asked again.
 const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// What the models of a process share.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
+    pub devices: Devices,
+}
+
+/// The turns of each device: of the CPU, and of each GPU.
+#[derive(Debug, Clone, Default)]
+pub struct Devices {
+    cpu: Turns,
+    gpus: Arc<Mutex<Vec<Turns>>>,
+}
+
+impl Devices {
+    /// Those of a model's instances, in their order: one on the CPU, or one a GPU.
+    fn turns(&self, dtype: Dtype, num_instances: usize) -> Vec<Turns> {
+        // What computes in f16 is a GPU, and nothing else does.
+        if dtype != Dtype::F16 {
+            return vec![self.cpu.clone(); num_instances];
+        }
+        let mut gpus = self.gpus.lock().unwrap_or_else(PoisonError::into_inner);
+        let num_gpus = gpus.len().max(num_instances);
+        gpus.resize_with(num_gpus, Turns::default);
+        gpus[..num_instances].to_vec()
+    }
+}
+
 /// A model being served: its tokenizer threads, its door, its batcher.
 #[derive(Debug)]
 pub struct Service {
-    names: Names,
+    /// As replies have it.
+    name: String,
     /// What computes, and how: with the model's name all that decides the bits of a row.
     computes: [String; 2],
     head: Head,
@@ -71,8 +108,7 @@ pub struct Service {
     tokenizers: tokenize::Pool,
     admission: Admission,
     batcher: batch::Handle,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
+    host: Host,
     default_timeout: Duration,
     max_timeout: Duration,
 }
@@ -93,11 +129,10 @@ impl Service {
     /// # Errors
     /// The operating system has no thread to give.
     pub fn start(
-        names: Names,
+        name: String,
         model: Prepared,
         options: &Options,
-        metrics: Arc<Metrics>,
-        health: Arc<Health>,
+        host: &Host,
     ) -> std::io::Result<Self> {
         let Prepared {
             max_length, head, scorers, encoder, tokens_per_second, device, dtype, ..
@@ -115,22 +150,21 @@ impl Service {
             max_length,
         };
         Ok(Self {
-            names,
+            name,
             computes: [device, dtype.name().to_owned()],
             head,
             width,
             scores,
             tokenizers: tokenize::Pool::spawn(encoder, options.tokenizer_threads)?,
             admission: Admission::new(bounds, rate.clone()),
-            batcher: batch::spawn(
+            batcher: batch::spawn_on(
                 Batcher::new(options.limits, rate, num_devices),
-                scorers,
+                scorers.into_iter().zip(host.devices.turns(dtype, num_devices)).collect(),
                 options.watch(tokens_per_second),
-                &metrics,
-                &health,
+                &host.metrics,
+                &host.health,
             )?,
-            metrics,
-            health,
+            host: host.clone(),
             default_timeout: options.default_timeout,
             max_timeout: options.max_timeout,
         })
@@ -148,7 +182,7 @@ impl Service {
     /// What keeps apart the rows of different models; the cache itself is born with its model.
     fn identity(&self) -> [&str; 3] {
         let [device, dtype] = &self.computes;
-        [&self.names.served, device, dtype]
+        [&self.name, device, dtype]
     }
 
     /// Scores a request: admitted whole, answered whole, and cancelled whole when the caller drops this
@@ -162,11 +196,23 @@ impl Service {
         stamps: Stamps,
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
-        let _in_flight = InFlight::begin(&self.metrics);
+        let _in_flight = InFlight::begin(&self.host.metrics);
         let response = self.score(request, stamps, tenant).await?;
         let took = clock::now().saturating_duration_since(stamps.received);
-        self.metrics.scored(&response, took);
+        self.host.metrics.scored(&response, took);
         Ok(response)
+    }
+
+    /// How long a request may take.
+    fn timeout_of(&self, request: &RerankRequest) -> Duration {
+        request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout)
+    }
+
+    /// When a request would be done that came now, by what waits and the measured speed.
+    fn time_for(&self, inputs: &Inputs) -> Duration {
+        let tokens = self.admission.backlog_tokens() + self.admission.estimate(inputs);
+        let seconds = tokens as f64 / self.admission.tokens_per_second();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     async fn score(
@@ -176,13 +222,11 @@ impl Service {
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
-        let state = self.health.state();
+        let state = self.host.health.state();
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
-        tenant.check_model(&self.names)?;
-        let model = self.names.resolve(request.model.as_deref())?.to_owned();
-        let timeout = request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout);
+        let timeout = self.timeout_of(&request);
         let deadline = stamps.received + timeout;
         let share = share_of(tenant, request.priority);
         let estimate = self.admission.estimate(&request.inputs);
@@ -218,12 +262,13 @@ impl Service {
             fold::fold(&self.head, self.width, &rows.values, &sequences, &tokenized.items)?;
         Ok(RerankResponse {
             id: request.id,
-            model,
+            model: self.name.clone(),
             results: folded.results,
             label_logits: folded.label_logits,
             labels: self.head.labels().to_vec(),
             prompt_tokens: sequences.num_tokens(),
             num_chars: inputs.num_chars(),
+            is_degraded: false,
             stamps,
         })
     }

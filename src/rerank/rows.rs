@@ -37,7 +37,7 @@ impl Visit<'_> {
         let keys: Vec<Key> = (0..sequences.len()).map(key).collect();
         let seqlens: Vec<_> = (0..sequences.len()).map(|i| sequences.seqlen(i)).collect();
         let mut claim = scores.claim(&keys, &seqlens, self.urgency());
-        self.service.metrics.looked_up(claim.found());
+        self.service.host.metrics.looked_up(claim.found());
         let now = clock::now();
         let (mut started, mut scored) = (None, now);
         permit.correct(0);

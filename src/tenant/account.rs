@@ -66,18 +66,9 @@ impl Tenant {
         }
     }
 
-    /// # Errors
-    /// [`Error::Forbidden`] if the tenant may not use the model of these names.
-    pub fn check_model(&self, names: &Names) -> Result<(), Error> {
-        if self.may_use(|name| names.has(name)) {
-            return Ok(());
-        }
-        Err(Error::Forbidden("this API key may not use the model of this server".into()))
-    }
-
-    /// Whether the tenant may use the model whose names `has` knows.
-    pub fn may_use(&self, has: impl Fn(&str) -> bool) -> bool {
-        self.models.as_ref().is_none_or(|models| models.iter().any(|name| has(name)))
+    /// Whether the tenant may use the model of these names.
+    pub fn may_use(&self, model: &Names) -> bool {
+        self.models.as_ref().is_none_or(|models| models.iter().any(|name| model.has(name)))
     }
 
     /// Takes a request of an estimated size off the quota.

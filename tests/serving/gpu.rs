@@ -160,7 +160,7 @@ fn what_cannot_compute_is_refused_with_the_way_out() {
     assert_refused(&refused(&[("SIMT_CC", "75")]), "compute capability 7.5; 8.0 (Ampere)");
     assert_refused(&refused(&[("SIMT_PTX", "6.5")]), "CUDA_ERROR_UNSUPPORTED_PTX_VERSION");
     let little = refused(&[("SIMT_MEMORY", "1000000")]);
-    assert_refused(&little, "out of memory");
+    assert_refused(&little, "not enough memory");
     assert_refused(&refused(&[("SIMT_FAIL_ALLOC", "9")]), "out of memory");
     assert_refused(&refused(&[("SIMT_FAIL_LAUNCH", "1")]), "cannot load the model");
 }

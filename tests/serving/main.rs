@@ -16,6 +16,7 @@ mod fixtures;
 mod fuzzing;
 mod gpu;
 mod lifecycle;
+mod models;
 mod program;
 mod scoring;
 mod support;

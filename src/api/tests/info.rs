@@ -54,7 +54,7 @@ fn a_head_with_many_labels_is_a_classifier() {
 
 #[test]
 fn models_are_listed_for_openai_and_cohere_at_once() {
-    let body = body_of(&info::models(&[facts()]));
+    let body = body_of(&info::models(&[&facts()]));
     assert_eq!(body["object"], "list");
     let ids: Vec<_> = body["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
     assert_eq!(ids, ["org/m", "rerank-v3.5"]);
@@ -66,7 +66,8 @@ fn models_are_listed_for_openai_and_cohere_at_once() {
 
 #[test]
 fn a_model_is_found_by_name_and_by_alias() {
-    let models = [facts()];
+    let facts = facts();
+    let models = [&facts];
     let body = body_of(&info::model(&models, "rerank-v3.5").unwrap());
     assert_eq!(body["id"], "rerank-v3.5");
     assert_eq!(body["name"], "rerank-v3.5");

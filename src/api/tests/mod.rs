@@ -89,6 +89,7 @@ fn fake(request: &RerankRequest) -> RerankResponse {
         results,
         labels: vec!["LABEL_0".to_owned()],
         prompt_tokens: 30,
+        is_degraded: false,
         num_chars: 8,
         stamps: Stamps::at(now()),
     }

@@ -170,7 +170,7 @@ impl Subjects {
         let mut subjects = Vec::new();
         for (i, model) in models.iter().enumerate() {
             let settings = ModelSettings {
-                model: Some(model.clone()),
+                model: Some(vec![model.clone()]),
                 revision: one_for_each("--revision", &self.revisions, i, models.len())?,
                 device: self.device,
                 dtype: self.dtype,

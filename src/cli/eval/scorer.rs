@@ -1,6 +1,5 @@
 //! What is measured: a model on this machine, or a server.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
@@ -9,11 +8,8 @@ use crate::cli::hardware::Hardware;
 use crate::cli::model::{Opened, open};
 use crate::clock;
 use crate::config::ModelConfig;
-use crate::health::Health;
-use crate::metrics::Metrics;
-use crate::model::registry::Names;
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
-use crate::rerank::{Options, Service};
+use crate::rerank::{Host, Options, Service};
 use crate::tenant::Tenant;
 
 /// Scores the documents of one query. Many threads call it at once, and each call blocks.
@@ -61,10 +57,9 @@ pub(super) fn load(
         device_timeout: config.device_timeout,
         score_cache_bytes: 0,
     };
-    let health = Arc::new(Health::default());
-    health.started();
-    let names = Names { served: name.clone(), aliases: Vec::new(), strict: false };
-    let service = Service::start(names, prepared, &options, Arc::new(Metrics::new()), health)
+    let host = Host::default();
+    host.health.started();
+    let service = Service::start(name.clone(), prepared, &options, &host)
         .map_err(|e| Failure::io("cannot start a thread", e))?;
     // Keeps the timers; the futures run on the threads that block on them.
     let runtime = tokio::runtime::Builder::new_multi_thread()

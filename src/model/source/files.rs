@@ -98,6 +98,25 @@ impl ModelFiles {
         self.revision.as_deref()
     }
 
+    /// Where the files lie; `None` for the embedded model.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Embedded => None,
+            Place::Folder(root) => Some(root),
+        }
+    }
+
+    /// The files in the folder and one level below, with their sizes in bytes.
+    pub fn sizes(&self) -> Vec<(String, u64)> {
+        let size = |name: &String| match &self.place {
+            Place::Embedded => embedded::get(name).map_or(0, |bytes| bytes.len() as u64),
+            Place::Folder(root) => {
+                std::fs::metadata(root.join(name)).map_or(0, |metadata| metadata.len())
+            }
+        };
+        self.names().into_iter().map(|name| (name.clone(), size(&name))).collect()
+    }
+
     /// The file's bytes, `None` where the model has no such file. Large files are not copied.
     ///
     /// # Errors

@@ -12,8 +12,10 @@ mod progress;
 use std::path::{Path, PathBuf};
 
 pub use files::{Blob, ModelFiles};
+pub use hub::listing::{Cached, cached};
 pub use hub::options::{HubOptions, Token};
 
+use super::known;
 use crate::error::ModelError;
 
 /// The branch that a hub repository is read at when nothing else is said.
@@ -98,7 +100,7 @@ fn parse_hub(model: &str, revision: Option<&str>) -> Result<Source, ModelError> 
             return Err(ModelError::invalid(model, "revision", message));
         }
         (Some(one), _) | (None, Some(one)) => one,
-        (None, None) => DEFAULT_REVISION,
+        (None, None) => known::find(repo_id).map_or(DEFAULT_REVISION, |known| &known.revision),
     };
     if !is_repo_id(repo_id) {
         let message = "no such folder, and not a hub repository name ('org/name') either";

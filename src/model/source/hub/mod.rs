@@ -4,6 +4,7 @@ mod cache;
 mod client;
 mod download;
 mod failure;
+pub(super) mod listing;
 pub(super) mod options;
 mod wanted;
 

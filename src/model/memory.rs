@@ -1,0 +1,149 @@
+//! What a model takes of memory, told from its files before anything of it is loaded.
+
+use std::fmt;
+
+use super::config::Config;
+use super::source::ModelFiles;
+use super::weights::Weights;
+use crate::engine::Dtype;
+use crate::engine::groups::GROUP_TOKENS;
+use crate::error::ModelError;
+
+/// Numbers that a thread holds for each token row: at most twelve of the hidden size and three of the
+/// intermediate one, in the family that holds the most (decoders with grouped heads).
+const HIDDEN_ROWS: u64 = 12;
+const INTERMEDIATE_ROWS: u64 = 3;
+
+/// A tokenizer's tables over its JSON: the vocabulary is held as strings, by text and by id.
+const TOKENIZER_FACTOR: u64 = 8;
+
+/// Bytes by what they are for. An estimate: padding of panels and the allocator's own are not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    pub num_parameters: u64,
+    pub dtype: Dtype,
+    pub weight_bytes: u64,
+    pub activation_bytes: u64,
+    pub tokenizer_bytes: u64,
+}
+
+/// How a model will be run, as far as it costs memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    pub dtype: Dtype,
+    /// Threads that compute, each with activations of its own; 1 on a GPU.
+    pub threads: usize,
+    /// No longer sequence is taken than fits in one batch.
+    pub max_batch_tokens: usize,
+}
+
+impl Need {
+    /// # Errors
+    /// A file that is missing or broken.
+    pub fn of(files: &ModelFiles, run: Run) -> Result<Self, ModelError> {
+        let fields = Config::read(files)?.fields;
+        let size = |names: &[&str]| {
+            let found = names.iter().find_map(|name| fields.get(name)?.as_u64());
+            found.unwrap_or(0)
+        };
+        let hidden = size(&["hidden_size", "dim"]);
+        let intermediate = size(&["intermediate_size", "hidden_dim"]);
+        let max_length = size(&["max_position_embeddings"]);
+        let row = HIDDEN_ROWS * hidden + INTERMEDIATE_ROWS * intermediate;
+        let batch_tokens = run.max_batch_tokens as u64;
+        let (bytes, tokens) = match run.dtype {
+            // A GPU holds a batch whole; a thread a group of it, or the longest sequence.
+            Dtype::F16 => (2, batch_tokens),
+            _ => (4, max_length.min(batch_tokens).max(GROUP_TOKENS as u64 * 4 / 3)),
+        };
+        let tokenizer = files.read("tokenizer.json")?.map_or(0, |bytes| bytes.len() as u64);
+        let mut need = Self {
+            num_parameters: 0,
+            dtype: run.dtype,
+            weight_bytes: 0,
+            activation_bytes: run.threads as u64 * tokens * row * bytes,
+            tokenizer_bytes: TOKENIZER_FACTOR * tokenizer,
+        };
+        for (name, shape) in Weights::open(files)?.shapes() {
+            need.add(name, shape);
+        }
+        Ok(need)
+    }
+
+    fn add(&mut self, name: &str, shape: &[usize]) {
+        let numbers = shape.iter().fold(1u64, |all, &dim| all.saturating_mul(dim as u64));
+        // Of a language model's output only the rows of the two answers are kept.
+        if name.ends_with("lm_head.weight") {
+            return;
+        }
+        let is_table = shape.len() < 2 || name.contains("embed");
+        let bytes = match self.dtype {
+            Dtype::F16 => 2,
+            // Tables that are looked up, biases and norms stay as they are computed with.
+            _ if is_table => 4,
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+            Dtype::Int8 => 1,
+        };
+        self.num_parameters = self.num_parameters.saturating_add(numbers);
+        self.weight_bytes = self.weight_bytes.saturating_add(numbers.saturating_mul(bytes));
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(self.tokenizer_bytes)
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} = weights {} ({:.1} million numbers, {}) + activations {} + tokenizer {}",
+            mib(self.bytes()),
+            mib(self.weight_bytes),
+            self.num_parameters as f64 / 1e6,
+            self.dtype.name(),
+            mib(self.activation_bytes),
+            mib(self.tokenizer_bytes),
+        )
+    }
+}
+
+/// Bytes as people read them.
+pub fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::{HubOptions, Source};
+    use super::*;
+
+    fn need(dtype: Dtype, threads: usize) -> Need {
+        let nowhere = HubOptions::from_env(|_| None);
+        let files = Source::Embedded.open(&nowhere).unwrap();
+        Need::of(&files, Run { dtype, threads, max_batch_tokens: 2048 }).unwrap()
+    }
+
+    #[test]
+    fn narrow_numbers_take_less_and_threads_take_more() {
+        let (f32, bf16, int8) = (need(Dtype::F32, 1), need(Dtype::Bf16, 1), need(Dtype::Int8, 1));
+        assert!(f32.weight_bytes > bf16.weight_bytes && bf16.weight_bytes > int8.weight_bytes);
+        assert_eq!(f32.weight_bytes, 4 * f32.num_parameters);
+        assert_eq!(need(Dtype::F32, 3).activation_bytes, 3 * f32.activation_bytes);
+    }
+
+    #[test]
+    fn the_sum_is_shown_with_its_parts() {
+        let need = Need {
+            num_parameters: 2_500_000,
+            dtype: Dtype::F32,
+            weight_bytes: 10 << 20,
+            activation_bytes: 3 << 19,
+            tokenizer_bytes: 1 << 20,
+        };
+        let expected = "12.5 MiB = weights 10.0 MiB (2.5 million numbers, f32) + activations 1.5 MiB \
+                        + tokenizer 1.0 MiB";
+        assert_eq!(need.to_string(), expected);
+    }
+}
