@@ -82,6 +82,46 @@ fn measure(isa: Isa, dtype: Dtype) {
     let time = best_cpu_time(runs, || cpu.residual_norm(&mut hidden, &update, &norm));
     let per_element = time.as_secs_f64() * 1e9 / (ROWS * HIDDEN) as f64;
     println!("  residual norm                {per_element:7.3} ns/element");
+    late_interaction(&cpu, runs / 10 + 1, peak);
+}
+
+/// A query of 32 vectors and 1,000 documents of 180, all of 128 numbers: each in its own memory, as a store has them,
+/// and the same document over and over, as it is while it is in cache.
+fn late_interaction(cpu: &Cpu, runs: usize, peak: f64) {
+    const DIM: usize = 128;
+    const QUERY: usize = 32;
+    const DOCUMENT: usize = 180;
+    if cpu.dtype() != Dtype::F32 && !cpu.compares_bf16() {
+        return;
+    }
+    let num_documents = if runs == 1 { 10 } else { 1000 };
+    let values = |seed: usize, num: usize| -> Vec<f32> {
+        (0..num * DIM).map(|i| ((i * 31 + seed * 7 + i / DIM) % 23) as f32 * 0.01 - 0.1).collect()
+    };
+    let query = cpu.query(&values(1, QUERY), DIM);
+    let wide: Vec<Vec<f32>> = (0..num_documents).map(|i| values(i, DOCUMENT)).collect();
+    let narrow = |document: &Vec<f32>| {
+        let mut narrow = cpu.bf16_document(DOCUMENT, DIM);
+        cpu.narrow_rows(document, DIM, &mut narrow);
+        narrow
+    };
+    let is_narrow = cpu.compares_bf16();
+    let narrow: Vec<_> = wide.iter().filter(|_| is_narrow).map(narrow).collect();
+    let flops = (2 * num_documents * DOCUMENT * QUERY * DIM) as f64;
+    for (name, in_cache) in [("late interaction, memory", false), ("late interaction, cache", true)]
+    {
+        let place = |i: usize| if in_cache { 0 } else { i };
+        let time = best_cpu_time(runs, || {
+            let sums = (0..num_documents).map(|i| match is_narrow {
+                true => cpu.best_of_bf16(&query, &narrow[place(i)]),
+                false => cpu.best_of(&query, &wide[place(i)]),
+            });
+            std::hint::black_box(sums.sum::<f32>());
+        });
+        let speed = gflops(flops, time);
+        let (share, ms) = (100.0 * speed / peak, time.as_secs_f64() * 1e3);
+        println!("  {name:28} {speed:7.1} GFLOP/s  {share:5.1}% of peak, {ms:.2} ms");
+    }
 }
 
 fn linear(cpu: &Cpu, n: usize, k: usize) -> Linear {

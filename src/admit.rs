@@ -154,7 +154,9 @@ impl Admission {
                 documents.iter().map(|document| pair(query.len(), document.len())).sum()
             }
             Inputs::Pairs(pairs) => pairs.iter().map(|(a, b)| pair(a.len(), b.len())).sum(),
-            Inputs::Texts(texts) => texts.iter().map(|text| pair(text.len(), 0)).sum(),
+            Inputs::Texts(texts) | Inputs::Documents(texts) => {
+                texts.iter().map(|text| pair(text.len(), 0)).sum()
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ macro_rules! fill {
 }
 
 mod connection;
+mod late;
 mod models;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 
 use crate::batch::Limits;
 use crate::engine;
+use crate::score::MatrixOptions;
 use crate::tenant::{KeyHash, Source};
 
 /// A setting that no log may show.
@@ -42,6 +44,7 @@ impl From<&str> for Secret {
 }
 
 pub use connection::{ConnectionConfig, ConnectionSettings};
+pub use late::LateSettings;
 pub use models::{CascadeEntry, Kind, MAX_MODELS, ModelEntry, ServedModel};
 
 /// Why the settings cannot be used: the setting by name, and the way out.
@@ -93,6 +96,9 @@ pub struct ModelSettings {
     /// CPU, twice that and at least ten times what is measured: then the worker is replaced [default: 30000]
     #[arg(long, env = "RERANKD_DEVICE_TIMEOUT_MS", value_name = "MS")]
     pub device_timeout_ms: Option<u64>,
+    /// Run an encoder of one vector a text by late interaction: one a token, without a projection
+    #[arg(long, env = "RERANKD_LATE_INTERACTION", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub late_interaction: Option<bool>,
 }
 
 /// What `serve` needs beside the model.
@@ -102,6 +108,9 @@ pub struct ServeSettings {
     #[command(flatten)]
     #[serde(flatten)]
     pub connection: ConnectionSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub late: LateSettings,
     /// Name of the model in replies [default: the model's own]
     #[arg(long, env = "RERANKD_SERVED_MODEL_NAME", value_name = "NAME")]
     pub served_model_name: Option<String>,
@@ -223,6 +232,7 @@ pub struct ModelConfig {
     pub max_batch_tokens: usize,
     pub batch_invariant: bool,
     pub device_timeout: Duration,
+    pub late_interaction: bool,
 }
 
 /// What the defaults depend on.
@@ -253,6 +263,7 @@ pub struct Config {
     pub max_body_bytes: usize,
     pub max_total_body_bytes: usize,
     pub score_cache_bytes: usize,
+    pub matrices: MatrixOptions,
     pub default_timeout: Duration,
     pub max_timeout: Duration,
     pub tokenizer_threads: usize,
@@ -290,6 +301,7 @@ impl ModelConfig {
             max_batch_tokens: at_least(64, "max-batch-tokens", max_batch_tokens)?,
             batch_invariant: settings.batch_invariant.unwrap_or(true),
             device_timeout: Duration::from_millis(timeout_ms),
+            late_interaction: settings.late_interaction.unwrap_or(false),
         })
     }
 }
@@ -343,6 +355,7 @@ impl Config {
             max_documents: at_least(1, "max-documents", serve.max_documents.unwrap_or(10_000))?,
             max_body_bytes,
             max_total_body_bytes: at_least(max_body_bytes, "max-total-body-bytes", max_total)?,
+            matrices: serve.late.check()?,
             score_cache_bytes: serve.score_cache_bytes.unwrap_or(DEFAULT_SCORE_CACHE_BYTES),
             default_timeout,
             max_timeout,
@@ -430,7 +443,8 @@ impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
-        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, batch_invariant, device_timeout_ms)
+        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, batch_invariant, device_timeout_ms,
+            late_interaction)
     }
 }
 
@@ -439,11 +453,12 @@ impl ServeSettings {
     #[must_use]
     pub fn or(self, file: Self) -> Self {
         let connection = self.connection.or(file.connection);
+        let late = self.late.or(file.late);
         fill!(self, file:
             served_model_name, aliases, strict_model_names, max_queue_delay_us, max_batch_pairs,
             max_backlog_tokens, max_requests, max_documents, max_body_bytes, max_total_body_bytes,
             score_cache_bytes, max_model_memory_bytes, default_timeout_ms, max_timeout_ms, tokenizer_threads, keys_file, api_keys,
-            redis_url; connection
+            redis_url; connection, late
         )
     }
 }

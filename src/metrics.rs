@@ -2,6 +2,7 @@
 //!
 //! Base units throughout: seconds, tokens. Names are `rerank_<thing>_<unit>[_total]`.
 
+mod matrices;
 mod models;
 mod tenants;
 
@@ -15,6 +16,7 @@ use metrics_exporter_prometheus::{
 use crate::error::{DeviceError, Error, Fault};
 use crate::request::{RerankResponse, Stamps};
 
+pub use matrices::MatrixCounts;
 pub use models::{Load, ModelState, model_page};
 pub use tenants::tenant_page;
 
@@ -276,6 +278,8 @@ pub struct Metrics {
     failed_probes: Counter,
     replaced_workers: Counter,
     ready: Gauge,
+    /// Of the documents of late interaction.
+    pub matrices: matrices::Found,
 }
 
 impl Default for Metrics {
@@ -329,6 +333,7 @@ impl Metrics {
             failed_probes: counter(FAILED_PROBES),
             replaced_workers: counter(REPLACED_WORKERS),
             ready: gauge(READY),
+            matrices: matrices::Found::default(),
             recorder,
         }
     }
@@ -444,7 +449,8 @@ impl Metrics {
         self.body_bytes.set(load.body_bytes as f64);
         self.ready.set(f64::from(u8::from(ready)));
         self.handle.run_upkeep();
-        self.handle.render()
+        let matrices = load.matrices.map(|counts| self.matrices.page(&counts));
+        self.handle.render() + &matrices.unwrap_or_default()
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {

@@ -47,15 +47,17 @@ pub enum Inputs {
     Pairs(Vec<(String, String)>),
     /// Single texts for a classifier (TEI `/predict`).
     Texts(Vec<String>),
+    /// Documents whose vectors are to be kept. They get no scores.
+    Documents(Vec<String>),
 }
 
 impl Inputs {
-    /// The number of scores the response will have.
+    /// The number of texts or pairs: of scores, if they get any.
     pub fn len(&self) -> usize {
         match self {
             Self::OneQuery { documents, .. } => documents.len(),
             Self::Pairs(pairs) => pairs.len(),
-            Self::Texts(texts) => texts.len(),
+            Self::Texts(texts) | Self::Documents(texts) => texts.len(),
         }
     }
 
@@ -76,6 +78,7 @@ impl Inputs {
             }
             Self::Pairs(pairs) => Self::Pairs(indices.iter().map(|&i| pairs[i].clone()).collect()),
             Self::Texts(texts) => Self::Texts(of(texts)),
+            Self::Documents(texts) => Self::Documents(of(texts)),
         }
     }
 
@@ -86,7 +89,7 @@ impl Inputs {
                 query.len() + documents.iter().map(String::len).sum::<usize>()
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| a.len() + b.len()).sum(),
-            Self::Texts(texts) => texts.iter().map(String::len).sum(),
+            Self::Texts(texts) | Self::Documents(texts) => texts.iter().map(String::len).sum(),
         }
     }
 
@@ -98,7 +101,7 @@ impl Inputs {
                 count(query) * documents.len() + documents.iter().map(count).sum::<usize>()
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| count(a) + count(b)).sum(),
-            Self::Texts(texts) => texts.iter().map(count).sum(),
+            Self::Texts(texts) | Self::Documents(texts) => texts.iter().map(count).sum(),
         }
     }
 }
@@ -160,6 +163,8 @@ pub struct RerankResponse {
     pub prompt_tokens: usize,
     /// UTF-8 characters of text that were scored, the query counted once per text.
     pub num_chars: usize,
+    /// Documents whose vectors were made to be kept.
+    pub num_precomputed: usize,
     /// A cascade had no time for its second model: the scores are those of the first.
     pub is_degraded: bool,
     pub stamps: Stamps,

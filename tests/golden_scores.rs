@@ -4,6 +4,8 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod late;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 

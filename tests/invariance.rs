@@ -15,6 +15,7 @@ use rerankd::model::loader::LoadOptions;
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
 use rerankd::rerank::{Host, Options, Service, prepare};
+use rerankd::score::MatrixOptions;
 use rerankd::tenant::Tenant;
 
 fn service(max_batch_tokens: usize, threads: usize) -> Service {
@@ -43,6 +44,7 @@ fn service(max_batch_tokens: usize, threads: usize) -> Service {
             max_timeout: Duration::from_secs(60),
             device_timeout: Duration::from_secs(60),
             score_cache_bytes: 0,
+            matrices: MatrixOptions::default(),
         },
         &host,
     )

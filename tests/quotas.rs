@@ -189,6 +189,8 @@ fn response(took: Duration) -> RerankResponse {
         labels: Vec::new(),
         prompt_tokens: 0,
         num_chars: 0,
+        num_precomputed: 0,
+        is_degraded: false,
         stamps: Stamps { scored: now + took, ..Stamps::at(now) },
     }
 }

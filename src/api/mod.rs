@@ -11,6 +11,7 @@ mod mixedbread;
 pub mod models;
 mod nim;
 mod pinecone;
+mod precompute;
 mod predict;
 mod rank;
 mod reply;

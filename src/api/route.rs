@@ -4,7 +4,8 @@ use http::HeaderMap;
 
 use super::fields::Fields;
 use super::{
-    Form, mixedbread, nim, pinecone, predict, score, tei, unified, voyage, weaviate, zeroentropy,
+    Form, mixedbread, nim, pinecone, precompute, predict, score, tei, unified, voyage, weaviate,
+    zeroentropy,
 };
 
 /// What a path asks for, however its client was told to spell the base URL.
@@ -21,6 +22,8 @@ pub enum Route {
     Ranking,
     /// ZeroEntropy's `/v1/models/rerank`.
     ModelsRerank,
+    /// This server's `/v1/precompute`.
+    Precompute,
     /// SageMaker's `/invocations`, and POST `/`: only the body tells.
     Invocations,
 }
@@ -57,6 +60,7 @@ pub fn route(path: &str) -> Option<Route> {
         "rerank" | "reranking" => Some(Route::Rerank { version }),
         "score" => Some(Route::Score),
         "predict" => Some(Route::Predict),
+        "precompute" => Some(Route::Precompute),
         "ranking" => Some(Route::Ranking),
         "invocations" => Some(Route::Invocations),
         _ => None,
@@ -79,9 +83,11 @@ pub(super) fn form_of(route: Route, headers: &HeaderMap, fields: &Fields<'_>) ->
         Route::Invocations if fields.has("api_version") => unified::FORM,
         Route::Invocations if fields.has("inputs") => predict::FORM,
         Route::Invocations => form_of_body(headers, fields),
-        Route::Score | Route::Predict | Route::Ranking | Route::ModelsRerank => {
-            form_of_path(route, headers)
-        }
+        Route::Score
+        | Route::Predict
+        | Route::Ranking
+        | Route::ModelsRerank
+        | Route::Precompute => form_of_path(route, headers),
     }
 }
 
@@ -113,6 +119,7 @@ pub(super) fn form_of_path(route: Route, headers: &HeaderMap) -> Form {
     match route {
         Route::Score => score::FORM,
         Route::Predict => predict::FORM,
+        Route::Precompute => precompute::FORM,
         Route::Ranking => nim::FORM,
         Route::ModelsRerank => zeroentropy::FORM,
         Route::Rerank { .. } | Route::Invocations if is_pinecone(headers) => pinecone::FORM,

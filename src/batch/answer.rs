@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::Sequences;
 use crate::error::Error;
-use crate::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the device gave for a whole request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rows {
-    /// `[num_sequences, width]`, row-major, in the order of the request's sequences.
+    /// `[num_rows, width]`, row-major, in the order of the request's sequences.
     pub values: Vec<f32>,
     /// The first of its sequences was handed to the device.
     pub started: Instant,
@@ -23,6 +24,8 @@ pub struct Rows {
 #[derive(Debug)]
 pub struct Answer {
     state: Mutex<State>,
+    /// Of an answer with a row for each token: where each sequence's begin.
+    tokens_of: Option<Arc<Sequences>>,
 }
 
 /// Open => Sent when the last row is filled, or when it fails. Nothing leaves Sent.
@@ -46,14 +49,35 @@ impl Answer {
         num_sequences: usize,
         width: usize,
     ) -> (Self, oneshot::Receiver<Result<Rows, Error>>) {
+        Self::with_room(num_sequences, num_sequences * width, None)
+    }
+
+    /// An answer of a row of `width` floats for each token of `sequences`.
+    pub fn of_tokens(
+        sequences: &Arc<Sequences>,
+        width: usize,
+    ) -> (Self, oneshot::Receiver<Result<Rows, Error>>) {
+        let num_floats = sequences.num_tokens() * width;
+        Self::with_room(sequences.len(), num_floats, Some(Arc::clone(sequences)))
+    }
+
+    fn with_room(
+        num_sequences: usize,
+        num_floats: usize,
+        tokens_of: Option<Arc<Sequences>>,
+    ) -> (Self, oneshot::Receiver<Result<Rows, Error>>) {
         let (sender, receiver) = oneshot::channel();
-        let open = Open {
-            sender,
-            values: vec![0.0; num_sequences * width],
-            remaining: num_sequences,
-            started: None,
-        };
-        (Self { state: Mutex::new(State::Open(open)) }, receiver)
+        let values = vec![0.0; num_floats];
+        let open = Open { sender, values, remaining: num_sequences, started: None };
+        (Self { state: Mutex::new(State::Open(open)), tokens_of }, receiver)
+    }
+
+    /// The rows of these sequences, by their places among those of all.
+    pub fn rows_of(&self, sequences: Range<usize>) -> Range<usize> {
+        match &self.tokens_of {
+            None => sequences,
+            Some(all) => all.first_token(sequences.start)..all.first_token(sequences.end),
+        }
     }
 
     /// Whether nobody waits for rows any more: the client left, or the answer was sent.
@@ -76,10 +100,11 @@ impl Answer {
     pub fn fill(&self, sequences: Range<usize>, rows: &[f32], now: Instant) -> bool {
         let mut state = self.lock();
         let State::Open(open) = &mut *state else { return false };
-        let num_rows = sequences.len();
-        let width = rows.len() / num_rows;
-        open.values[sequences.start * width..sequences.end * width].copy_from_slice(rows);
-        open.remaining -= num_rows;
+        let num_sequences = sequences.len();
+        let places = self.rows_of(sequences);
+        let width = rows.len() / places.len();
+        open.values[places.start * width..places.end * width].copy_from_slice(rows);
+        open.remaining -= num_sequences;
         if open.remaining > 0 {
             return false;
         }

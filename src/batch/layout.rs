@@ -31,14 +31,13 @@ impl Batch {
         let mut packed = Packed::with_capacity(num_tokens, num_sequences);
         for slice in &slices {
             for i in slice.range.clone() {
-                let (input_ids, first_segment_len) = slice.sequences.get(i);
-                packed.push(input_ids, first_segment_len);
+                slice.sequences.pack(i, &mut packed);
             }
         }
         Self { packed, slices }
     }
 
-    /// Each slice with the rows of `out` (`[num_sequences, width]`) that belong to it.
+    /// Each slice with the rows of `out` that belong to it, `width` floats each.
     pub fn rows<'a>(
         &'a self,
         out: &'a [f32],
@@ -46,7 +45,7 @@ impl Batch {
     ) -> impl Iterator<Item = (&'a Slice, &'a [f32])> {
         let mut begin = 0;
         self.slices.iter().map(move |slice| {
-            let end = begin + slice.range.len() * width;
+            let end = begin + slice.answer.rows_of(slice.range.clone()).len() * width;
             let rows = &out[begin..end];
             begin = end;
             (slice, rows)

@@ -64,7 +64,7 @@ impl<F: FnMut(&mut dyn Scorer)> Run<'_, F> {
             slice.answer.start(started);
         }
         let width = scorer.width();
-        out.resize(num_sequences * width, 0.0);
+        out.resize(scorer.grain().num_rows(&batch.packed) * width, 0.0);
         let scored = catch_unwind(AssertUnwindSafe(|| {
             (self.meanwhile)(scorer);
             scorer.score(&batch.packed, out)

@@ -20,7 +20,7 @@ use crate::tenant::{KeyHash, generate};
 ///
 /// Examples:
 ///   rerankd keys new search                  # prints the key
-///   rerankd keys new ops --admin             # may see the usage of all tenants
+///   rerankd keys new ops --admin             # may see all usage, and change the models
 ///   rerankd keys list
 ///   rerankd keys revoke 5e884898da28
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,7 @@ mod hardware;
 mod keys;
 mod model;
 mod models;
+mod precompute;
 mod pull;
 mod rerank;
 mod selfcheck;
@@ -49,6 +50,7 @@ enum Command {
     Models(models::Args),
     Eval(eval::Args),
     Selfcheck(selfcheck::Args),
+    Precompute(Box<precompute::Args>),
     Keys(keys::Args),
 }
 
@@ -101,6 +103,7 @@ pub fn run_as(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) 
         Command::Models(args) => models::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Selfcheck(args) => selfcheck::run(&args),
+        Command::Precompute(args) => precompute::run(*args),
         Command::Keys(args) => keys::run(&args),
     };
     result.map_or_else(

@@ -47,6 +47,7 @@ pub(super) fn load_options(
         isa: None,
         dtype: config.dtype.named(),
         gpus: gpus(config, hardware)?,
+        late_interaction: config.late_interaction,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::config::{ModelConfig, ModelSettings};
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
 use crate::rerank::{Host, Options, Service};
+use crate::score::MatrixOptions;
 use crate::tenant::Tenant;
 
 /// Rank documents by how well they answer a query
@@ -52,9 +53,9 @@ const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A document and where it came from.
 #[derive(Debug)]
-struct Document {
+pub(super) struct Document {
     source: String,
-    text: String,
+    pub(super) text: String,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -109,6 +110,7 @@ fn score(
         max_timeout: NO_TIMEOUT,
         device_timeout: config.device_timeout,
         score_cache_bytes: 0,
+        matrices: MatrixOptions::default(),
     };
     let host = Host::default();
     host.health.started();
@@ -135,7 +137,7 @@ fn score(
     Ok(runtime.block_on(service.rerank(request, stamps, &Tenant::anonymous()))?)
 }
 
-fn read_all(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {
+pub(super) fn read_all(files: &[PathBuf]) -> Result<Vec<Document>, Failure> {
     if files.is_empty() {
         return read_lines();
     }

@@ -33,6 +33,7 @@ use crate::tenant::{self, Source, Tenants};
 ///   rerankd serve
 ///   rerankd serve --model cross-encoder/ms-marco-MiniLM-L6-v2 --alias rerank-v3.5
 ///   rerankd serve --model ./my-model --host 0.0.0.0 --port 8000
+///   rerankd serve --model small=default --model large=BAAI/bge-reranker-v2-m3 --max-batch-tokens 8192
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
@@ -215,6 +216,7 @@ fn spec(
             max_timeout: config.max_timeout,
             device_timeout: model.device_timeout,
             score_cache_bytes,
+            matrices: config.matrices.clone(),
         },
     })
 }

@@ -18,6 +18,7 @@ pub struct ModelEntry {
     pub revision: Option<String>,
     pub aliases: Vec<String>,
     pub dtype: Option<Dtype>,
+    pub late_interaction: Option<bool>,
     pub max_batch_tokens: Option<usize>,
     pub max_backlog_tokens: Option<usize>,
     pub score_cache_bytes: Option<usize>,
@@ -148,6 +149,7 @@ impl ModelEntry {
                         model: Some(vec![source]),
                         revision: self.revision,
                         dtype: self.dtype.or(settings.dtype),
+                        late_interaction: self.late_interaction.or(settings.late_interaction),
                         max_batch_tokens: self.max_batch_tokens.or(settings.max_batch_tokens),
                         ..settings.clone()
                     },

@@ -127,6 +127,25 @@ pub enum Pooling {
     Last,
 }
 
+/// Appends the vectors of document `i`, `[num_vectors, dim]`, to the buffer.
+pub type Read<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
+
+/// A device that compares the vectors of a query with those of documents.
+pub trait MaxSim: Debug + Send + Sync {
+    /// For each document the sum, over the vectors of `query` (`[num_vectors, dim]`), of the largest product with
+    /// one of the document's; zero for a document of none. What a document gets does not depend on the others.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn max_sim(
+        &self,
+        query: &[f32],
+        dim: usize,
+        num_documents: usize,
+        read: &mut Read<'_>,
+    ) -> Result<Vec<f32>, DeviceError>;
+}
+
 /// `out = x * weight^T + bias`; the weight is `[n, k]` as checkpoints store it.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearInit<'a> {

@@ -16,6 +16,8 @@ pub struct Packed {
     /// Rows at the beginning that all sequences have before their own, stored once: only where attention is causal,
     /// so that no row of them depends on what follows.
     pub trunk_len: usize,
+    /// `[num_sequences]`: how many of a sequence's own rows are keys of attention. Those after them only ask.
+    pub key_lens: Vec<u32>,
 }
 
 impl Packed {
@@ -28,6 +30,7 @@ impl Packed {
             position_ids: Vec::with_capacity(num_tokens),
             cu_seqlens,
             trunk_len: 0,
+            key_lens: Vec::with_capacity(num_sequences),
         }
     }
 
@@ -39,6 +42,16 @@ impl Packed {
         self.token_type_ids.extend((0..len).map(|i| u32::from(i >= first_segment_len)));
         self.position_ids.extend(0..len as u32);
         self.cu_seqlens.push(self.input_ids.len() as u32);
+        self.key_lens.push(len as u32);
+    }
+
+    /// Appends one sequence of a single segment, of which no token attends to those after the first `key_len`.
+    pub fn push_with_keys(&mut self, input_ids: &[u32], key_len: usize) {
+        debug_assert!((1..=input_ids.len()).contains(&key_len), "keys are rows of the sequence");
+        self.push(input_ids, input_ids.len());
+        if let Some(last) = self.key_lens.last_mut() {
+            *last = key_len as u32;
+        }
     }
 
     /// Appends sequence `i` of another batch, without what the trunk has of it.
@@ -46,6 +59,7 @@ impl Packed {
         let rows = other.rows(i);
         self.push_rows(other, rows.start + self.trunk_len..rows.end);
         self.cu_seqlens.push(self.input_ids.len() as u32);
+        self.key_lens.push(other.key_lens[i] - self.trunk_len as u32);
     }
 
     /// Makes the first `len` tokens of sequence `i` of another batch the trunk of this one, which is empty.
@@ -82,6 +96,7 @@ impl Packed {
         self.cu_seqlens.clear();
         self.cu_seqlens.push(0);
         self.trunk_len = 0;
+        self.key_lens.clear();
     }
 
     pub fn num_tokens(&self) -> usize {

@@ -6,8 +6,8 @@ use super::cpu::Cpu;
 use super::cuda::Cuda;
 use super::packed::Packed;
 use super::{
-    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, NormKind,
-    Pooling, Queries, RopeInit, Window,
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, MaxSim, NormInit,
+    NormKind, Pooling, Queries, RopeInit, Window,
 };
 use crate::error::DeviceError;
 
@@ -16,6 +16,8 @@ const LENS: [usize; 5] = [1, 17, 64, 65, 5];
 const VOCAB_SIZE: usize = 50;
 /// The head sizes that have an attention kernel, each with a number of heads that fills no tile evenly.
 const HEADS: [(usize, usize); 4] = [(32, 3), (64, 1), (96, 1), (128, 1)];
+/// Widths of vectors: one of each kernel, and one that is padded.
+const VECTORS: [usize; 4] = [64, 72, 96, 128];
 /// A chain of three operations keeps f16 rows within three half units in the last place of the largest value;
 /// four times that.
 const TOLERANCE: f32 = 12.0 / 2048.0;
@@ -60,7 +62,23 @@ pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
         let got = run(cuda, &on_device, shape, heads)?;
         comparisons.extend(expected.into_iter().zip(&got).map(|(e, g)| e.against(g)));
     }
+    for dim in VECTORS {
+        let Some(comparer) = cuda.comparer(dim)? else { continue };
+        comparisons.push(max_sim(&cpu, dim)?.against(&max_sim(&comparer, dim)?));
+    }
     Ok(comparisons)
+}
+
+/// The sums of documents of all lengths, and of one without vectors, with a query of 33 vectors.
+fn max_sim(device: &dyn MaxSim, dim: usize) -> Result<Values, DeviceError> {
+    let value = |i: usize| ((i * 37 + i / 5) % 29) as f32 / 29.0 - 0.5;
+    let vectors = |begin: usize, num: usize| (begin..begin + num * dim).map(value);
+    let query: Vec<f32> = vectors(3, 33).collect();
+    let mut read = |i: usize, out: &mut Vec<f32>| {
+        out.extend(vectors(i * 11, LENS.get(i).copied().unwrap_or(0)));
+    };
+    let values = device.max_sim(&query, dim, LENS.len() + 1, &mut read)?;
+    Ok(Values { operation: format!("max_sim of {dim}"), values })
 }
 
 /// Compares, and tells the first operation that differs.

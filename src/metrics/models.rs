@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::MatrixCounts;
+
 /// What waits, and how fast it goes; their quotient is the backlog in seconds that autoscalers want.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
@@ -9,6 +11,8 @@ pub struct Load {
     pub tokens_per_second: f64,
     pub cache_bytes: usize,
     pub body_bytes: usize,
+    /// Of models of late interaction.
+    pub matrices: Option<MatrixCounts>,
 }
 
 impl Load {
@@ -29,6 +33,10 @@ impl Load {
             tokens_per_second,
             cache_bytes: self.cache_bytes + other.cache_bytes,
             body_bytes: self.body_bytes + other.body_bytes,
+            matrices: match (self.matrices, other.matrices) {
+                (Some(one), Some(other)) => Some(one.beside(other)),
+                (one, other) => one.or(other),
+            },
         }
     }
 }

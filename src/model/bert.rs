@@ -2,9 +2,11 @@
 //!
 //! RoBERTa, DistilBERT and ELECTRA compute the same under other names; each says its own in a [`Layout`].
 
+use super::Grain;
 use super::config::{Config, Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
 use super::families::Architecture;
 use super::head::Head;
+use super::late::TokenVectors;
 use super::parameters::{Bias, Meets, Parameters, Part, Shape};
 use super::scorer::{Family, Limits};
 use crate::engine::groups::GROUP_TOKENS;
@@ -40,6 +42,7 @@ struct Layer<B: Backend> {
 enum End<B: Backend> {
     Classifier { dense: B::Linear, act: Epilogue, out: B::Linear, num_labels: usize },
     Embedding { pooling: Pooling, normalize: bool },
+    Late(TokenVectors<B>),
 }
 
 /// Activations of one thread, reused by every layer.
@@ -55,6 +58,7 @@ pub struct Lane<B: Backend> {
     /// One row a sequence.
     pooled: B::Rows,
     logits: B::Rows,
+    vectors: Option<B::Rows>,
     scratch: B::Scratch,
 }
 
@@ -179,14 +183,16 @@ impl<B: Backend> Bert<B> {
     fn num_labels(&self) -> Option<usize> {
         match self.end {
             End::Classifier { num_labels, .. } => Some(num_labels),
-            End::Embedding { .. } => None,
+            End::Embedding { .. } | End::Late(_) => None,
         }
     }
 
-    fn pooling(&self) -> Pooling {
+    /// How the rows of a sequence become one, if they do.
+    fn pooling(&self) -> Option<Pooling> {
         match self.end {
-            End::Classifier { .. } => Pooling::Cls,
-            End::Embedding { pooling, .. } => pooling,
+            End::Classifier { .. } => Some(Pooling::Cls),
+            End::Embedding { pooling, .. } => Some(pooling),
+            End::Late(_) => None,
         }
     }
 }
@@ -195,7 +201,15 @@ impl<B: Backend> Family<B> for Bert<B> {
     type Lane = Lane<B>;
 
     fn width(&self) -> usize {
-        self.num_labels().unwrap_or(self.sizes.hidden_size)
+        match &self.end {
+            End::Classifier { num_labels, .. } => *num_labels,
+            End::Embedding { .. } => self.sizes.hidden_size,
+            End::Late(vectors) => vectors.dim(),
+        }
+    }
+
+    fn grain(&self) -> Grain {
+        if self.pooling().is_some() { Grain::Sequence } else { Grain::Token }
     }
 
     fn limits(&self) -> Limits {
@@ -225,6 +239,10 @@ impl<B: Backend> Family<B> for Bert<B> {
             intermediate: rows(self.sizes.intermediate_size)?,
             pooled: rows(hidden)?,
             logits: backend.logits(max_tokens, self.num_labels().unwrap_or(1))?,
+            vectors: match &self.end {
+                End::Late(vectors) => vectors.rows(backend, max_tokens)?,
+                _ => None,
+            },
             scratch: backend.scratch(self.sizes.max_length, self.sizes.head_dim())?,
         })
     }
@@ -239,7 +257,7 @@ impl<B: Backend> Family<B> for Bert<B> {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
             let last = i + 1 == self.layers.len();
-            let only_cls = last && self.pooling() == Pooling::Cls;
+            let only_cls = last && self.pooling() == Some(Pooling::Cls);
             let queries = if only_cls { Queries::First } else { Queries::All };
             let kind = AttentionKind::full(queries, self.sizes.num_heads);
 
@@ -256,8 +274,8 @@ impl<B: Backend> Family<B> for Bert<B> {
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
             b.residual_norm(&mut lane.hidden, &lane.update, &layer.output_norm);
         }
-        if self.pooling() != Pooling::Cls {
-            b.pool(&lane.hidden, batch, self.pooling(), &mut lane.pooled);
+        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.pooling() {
+            b.pool(&lane.hidden, batch, pooling, &mut lane.pooled);
             std::mem::swap(&mut lane.hidden, &mut lane.pooled);
         }
         match &self.end {
@@ -272,6 +290,7 @@ impl<B: Backend> Family<B> for Bert<B> {
                 }
                 &lane.hidden
             }
+            End::Late(vectors) => vectors.of(b, &mut lane.hidden, lane.vectors.as_mut()),
         }
     }
 }
@@ -293,6 +312,10 @@ impl<B: Backend> Loader<'_, B> {
             Head::Embedding { pooling, normalize } => {
                 let end = End::Embedding { pooling: *pooling, normalize: *normalize };
                 (end, *pooling == Pooling::Cls)
+            }
+            Head::Late(late) => {
+                let vectors = TokenVectors::load(self.parameters, late, sizes.hidden_size)?;
+                (End::Late(vectors), false)
             }
         };
         let layers = (0..sizes.num_layers).map(|i| {

@@ -6,6 +6,7 @@ use super::decoder::Decoding;
 use super::distilbert::DistilBert;
 use super::electra::Electra;
 use super::head::Head;
+use super::late;
 use super::llama::Llama;
 use super::loader::{Instances, Parts};
 use super::modernbert::Modern;
@@ -77,9 +78,10 @@ const fn prompted<A: Architecture>(
     Entry { is_prompted: true, ..entry::<A>(architecture, model_type, make_head) }
 }
 
-static FAMILIES: [Entry; 17] = [
+static FAMILIES: [Entry; 18] = [
     entry::<Original>("BertForSequenceClassification", "bert", classifier),
     entry::<Original>("BertModel", "bert", modules::embedding_head),
+    entry::<Original>("HF_ColBERT", "bert", late::required_head),
     entry::<Roberta>("RobertaForSequenceClassification", "roberta", classifier),
     entry::<Roberta>("XLMRobertaForSequenceClassification", "xlm-roberta", classifier),
     entry::<Roberta>("XLMRobertaModel", "xlm-roberta", modules::embedding_head),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{Scorer, Spare};
+use super::{Grain, Scorer, Spare};
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
 
@@ -60,6 +60,10 @@ struct Faulty {
 impl Scorer for Faulty {
     fn width(&self) -> usize {
         self.inner.width()
+    }
+
+    fn grain(&self) -> Grain {
+        self.inner.grain()
     }
 
     fn begin(&mut self, batch: &Packed) {

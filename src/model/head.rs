@@ -1,5 +1,6 @@
 //! From what the forward pass gives to a relevance: logits of a classifier, or the cosine of two vectors.
 
+use super::late::Late;
 use crate::engine::Pooling;
 use crate::request::Score;
 
@@ -18,6 +19,8 @@ pub enum Head {
     Classifier { labels: Vec<String>, activation: Activation },
     /// One vector a text; relevance is the cosine of query and document.
     Embedding { pooling: Pooling, normalize: bool },
+    /// One vector a token; relevance is the sum of the best similarities.
+    Late(Late),
 }
 
 impl Head {
@@ -25,7 +28,7 @@ impl Head {
     pub fn labels(&self) -> &[String] {
         match self {
             Self::Classifier { labels, .. } => labels,
-            Self::Embedding { .. } => &[],
+            Self::Embedding { .. } | Self::Late(_) => &[],
         }
     }
 
@@ -33,7 +36,7 @@ impl Head {
     pub fn can_rank(&self) -> bool {
         match self {
             Self::Classifier { labels, .. } => labels.len() <= 2,
-            Self::Embedding { .. } => true,
+            Self::Embedding { .. } | Self::Late(_) => true,
         }
     }
 
@@ -62,6 +65,12 @@ pub fn cosine(query: &[f32], document: &[f32]) -> Score {
     let lengths = (dot(query, query) * dot(document, document)).sqrt();
     let cosine = if lengths > 0.0 { dot(query, document) / lengths } else { 0.0 };
     Score { raw: cosine, activated: cosine, probability: cosine.clamp(0.0, 1.0) }
+}
+
+/// The relevance of a sum of `num_vectors` best similarities: their mean is the probability.
+pub fn late_interaction(sum: f32, num_vectors: usize) -> Score {
+    let mean = sum / num_vectors.max(1) as f32;
+    Score { raw: sum, activated: sum, probability: mean.clamp(0.0, 1.0) }
 }
 
 /// Without overflow for any logit.

@@ -4,6 +4,7 @@ use super::Scorer;
 use super::config::Config;
 use super::families::{self, Architecture};
 use super::head::Head;
+use super::late::{self, Expansion};
 use super::parameters::Parameters;
 use super::prompt::Prompt;
 use super::scorer::{Family, Limits, Pipeline, Threads};
@@ -13,7 +14,7 @@ use crate::engine::cpu::{Cpu, Isa};
 use crate::engine::cuda::{Cuda, probe};
 use crate::engine::pool::Pool;
 use crate::engine::selfcheck;
-use crate::engine::{Backend, Dtype};
+use crate::engine::{Backend, Dtype, MaxSim};
 use crate::error::{DeviceError, ModelError};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct LoadOptions {
     pub dtype: Option<Dtype>,
     /// `None`: the CPU.
     pub gpus: Option<Gpus>,
+    /// Whether an encoder of one vector a text is to give one a token.
+    pub late_interaction: bool,
 }
 
 /// GPUs to run on, each with an instance of the model.
@@ -61,6 +64,8 @@ pub struct LoadedModel {
     pub dtype: Dtype,
     /// One an instance: the CPU, or each GPU.
     pub scorers: Vec<Box<dyn Scorer>>,
+    /// Compares token vectors, of a model of late interaction.
+    pub max_sim: Arc<dyn MaxSim>,
 }
 
 impl std::fmt::Debug for LoadedModel {
@@ -94,10 +99,10 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
     let config = Config::read(files)?;
     let family = families::find(&config)?;
     let prompt = family.is_prompted.then(|| Prompt::find(files)).transpose()?;
-    let head = (family.make_head)(files, &config)?;
+    let head = head_of(files, &config, (family.make_head)(files, &config), options)?;
     let weights = Weights::open(files)?;
     let parts = Parts { files, weights: &weights, config: &config, head: &head, options };
-    let Instances { device, dtype, limits, scorers } = (family.instances)(&parts)?;
+    let Instances { device, dtype, limits, scorers, max_sim } = (family.instances)(&parts)?;
     Ok(LoadedModel {
         max_length: limits.max_length,
         vocab_size: limits.vocab_size,
@@ -108,11 +113,35 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, Mo
         device,
         dtype,
         scorers,
+        max_sim,
     })
 }
 
+/// The family's head, or late interaction where the folder or the options say so.
+fn head_of(
+    files: &ModelFiles,
+    config: &Config,
+    made: Result<Head, ModelError>,
+    options: &LoadOptions,
+) -> Result<Head, ModelError> {
+    // What makes a family's head may refuse modules that late interaction has.
+    let Some(head) = late::head(files, options.late_interaction)? else { return made };
+    if let Ok(Head::Classifier { .. }) = made {
+        let message = format!("'{}' scores pairs and has no token vectors", config.architecture);
+        return Err(ModelError::unsupported("config.json", "architectures", message));
+    }
+    if let (Head::Late(late), Some(_)) = (&head, &options.gpus)
+        && late.expansion == Expansion::Unattended
+    {
+        let message = "queries filled with tokens that are not attended to run on the CPU alone; start with \
+                       --device cpu";
+        return Err(ModelError::Device(DeviceError::new(message)));
+    }
+    Ok(head)
+}
+
 /// A folder may hold what was trained on top of a model, without the model.
-fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
+pub(super) fn check_is_whole(files: &ModelFiles) -> Result<(), ModelError> {
     const FILE: &str = "adapter_config.json";
     let Some(json) = files.read(FILE)? else { return Ok(()) };
     let adapter: serde_json::Value = serde_json::from_slice(&json)
@@ -140,6 +169,7 @@ pub(super) struct Instances {
     dtype: Dtype,
     limits: Limits,
     scorers: Vec<Box<dyn Scorer>>,
+    max_sim: Arc<dyn MaxSim>,
 }
 
 impl Parts<'_> {
@@ -165,25 +195,33 @@ impl Parts<'_> {
         let limits = model.limits();
         let scorer = Threads::new(cpu, Arc::new(model), pool).map_err(ModelError::Device)?;
         let device = format!("{}, {num_threads} threads", cpu.isa().name());
-        Ok(Instances { device, dtype: cpu.dtype(), limits, scorers: vec![Box::new(scorer)] })
+        let (dtype, max_sim) = (cpu.dtype(), Arc::new(cpu));
+        Ok(Instances { device, dtype, limits, scorers: vec![Box::new(scorer)], max_sim })
     }
 
     fn on_gpus<A: Architecture>(&self, gpus: &Gpus) -> Result<Instances, ModelError> {
         let mut scorers: Vec<Box<dyn Scorer>> = Vec::new();
         let mut limits = None;
+        let mut max_sim: Option<Arc<dyn MaxSim>> = None;
         for device in &gpus.devices {
             let cuda = Cuda::new(device, gpus.batch_invariant).map_err(ModelError::Device)?;
             selfcheck::check(&cuda).map_err(ModelError::Device)?;
             cuda.forget_layers();
             let model = self.load::<A, Cuda>(&cuda)?;
             limits = Some(model.limits());
+            if let (None, Head::Late(_)) = (&max_sim, self.head) {
+                let comparer = cuda.comparer(model.width()).map_err(ModelError::Device)?;
+                max_sim = comparer.map(|comparer| Arc::new(comparer) as _);
+            }
             let pipeline = Pipeline::new(cuda, model, gpus.max_batch_tokens, gpus.timeout);
             scorers.push(Box::new(pipeline.map_err(ModelError::Device)?));
         }
         let none = || ModelError::Device(DeviceError::new("no GPU to load the model onto"));
         let names: Vec<_> = gpus.devices.iter().map(|device| device.name.as_str()).collect();
         let (device, limits) = (names.join(", "), limits.ok_or_else(none)?);
-        Ok(Instances { device, dtype: Dtype::F16, limits, scorers })
+        // Vectors come back to the host, where documents are kept; wide ones are compared there too.
+        let max_sim = max_sim.unwrap_or_else(|| Arc::new(Cpu::new(Dtype::F32)));
+        Ok(Instances { device, dtype: Dtype::F16, limits, scorers, max_sim })
     }
 }
 

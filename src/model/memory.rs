@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::config::Config;
+use super::loader::check_is_whole;
 use super::source::ModelFiles;
 use super::weights::Weights;
 use crate::engine::Dtype;
@@ -41,6 +42,7 @@ impl Need {
     /// # Errors
     /// A file that is missing or broken.
     pub fn of(files: &ModelFiles, run: Run) -> Result<Self, ModelError> {
+        check_is_whole(files)?;
         let fields = Config::read(files)?.fields;
         let size = |names: &[&str]| {
             let found = names.iter().find_map(|name| fields.get(name)?.as_u64());

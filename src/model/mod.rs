@@ -10,6 +10,7 @@ mod families;
 pub mod faults;
 pub mod head;
 pub mod known;
+pub mod late;
 mod llama;
 pub mod loader;
 pub mod memory;
@@ -33,10 +34,33 @@ use crate::error::DeviceError;
 /// Makes a scorer anew, of the same weights.
 pub type Spare = Arc<dyn Fn() -> Result<Box<dyn Scorer>, DeviceError> + Send + Sync>;
 
+/// What a row of a result belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Grain {
+    #[default]
+    Sequence,
+    Token,
+}
+
+impl Grain {
+    /// The rows that a batch comes to.
+    pub fn num_rows(self, batch: &Packed) -> usize {
+        match self {
+            Self::Sequence => batch.num_sequences(),
+            Self::Token => batch.num_tokens(),
+        }
+    }
+}
+
 /// A loaded model on a device: the one dynamic call per batch.
 pub trait Scorer: Send {
-    /// Floats per sequence: the number of labels of a classifier, or the hidden size of an encoder.
+    /// Floats per row: the number of labels of a classifier, or the size of an encoder's vectors.
     fn width(&self) -> usize;
+
+    /// Whether there is a row for each sequence or for each token.
+    fn grain(&self) -> Grain {
+        Grain::Sequence
+    }
 
     /// Starts work on a batch that [`Scorer::score`] will be asked for after those begun before it. A device
     /// that works by itself needs this to have the next batch at hand.
@@ -65,7 +89,7 @@ pub trait Scorer: Send {
         true
     }
 
-    /// Runs the forward pass. `out` is `[batch.num_sequences(), width()]`, row-major, in batch order.
+    /// Runs the forward pass. `out` is `[grain().num_rows(batch), width()]`, row-major, in batch order.
     ///
     /// # Errors
     /// A device fault, in words for the log. The batch is lost; the caller answers its requests.

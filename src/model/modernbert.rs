@@ -1,9 +1,11 @@
 //! ModernBERT: rotary positions, layers that see all keys and layers that see near ones, gated feed-forward, and a
 //! norm before each part instead of after it.
 
+use super::Grain;
 use super::config::{Config, Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
 use super::families::Architecture;
 use super::head::Head;
+use super::late::TokenVectors;
 use super::parameters::{Bias, Meets, Parameters, Shape};
 use super::scorer::{Family, Limits};
 use crate::engine::groups::GROUP_TOKENS;
@@ -25,7 +27,8 @@ pub struct ModernBert<B: Backend> {
     rope_local: B::Rope,
     layers: Vec<Layer<B>>,
     final_norm: B::Norm,
-    pooling: Pooling,
+    /// How the rows of a sequence become one, if they do.
+    pooling: Option<Pooling>,
     end: End<B>,
 }
 
@@ -47,6 +50,7 @@ struct Layer<B: Backend> {
 enum End<B: Backend> {
     Classifier { dense: B::Linear, act: Epilogue, norm: B::Norm, out: B::Linear, num_labels: usize },
     Embedding { normalize: bool },
+    Late(TokenVectors<B>),
 }
 
 /// Activations of one thread, reused by every layer.
@@ -64,6 +68,7 @@ pub struct Lane<B: Backend> {
     /// One row a sequence.
     pooled: B::Rows,
     logits: B::Rows,
+    vectors: Option<B::Rows>,
     scratch: B::Scratch,
 }
 
@@ -194,7 +199,7 @@ impl<B: Backend> ModernBert<B> {
     fn num_labels(&self) -> Option<usize> {
         match self.end {
             End::Classifier { num_labels, .. } => Some(num_labels),
-            End::Embedding { .. } => None,
+            End::Embedding { .. } | End::Late(_) => None,
         }
     }
 }
@@ -203,7 +208,15 @@ impl<B: Backend> Family<B> for ModernBert<B> {
     type Lane = Lane<B>;
 
     fn width(&self) -> usize {
-        self.num_labels().unwrap_or(self.sizes.hidden_size)
+        match &self.end {
+            End::Classifier { num_labels, .. } => *num_labels,
+            End::Embedding { .. } => self.sizes.hidden_size,
+            End::Late(vectors) => vectors.dim(),
+        }
+    }
+
+    fn grain(&self) -> Grain {
+        if self.pooling.is_some() { Grain::Sequence } else { Grain::Token }
     }
 
     fn limits(&self) -> Limits {
@@ -234,6 +247,10 @@ impl<B: Backend> Family<B> for ModernBert<B> {
             intermediate: rows(intermediate_size)?,
             pooled: rows(hidden)?,
             logits: backend.logits(max_tokens, self.num_labels().unwrap_or(1))?,
+            vectors: match &self.end {
+                End::Late(vectors) => vectors.rows(backend, max_tokens)?,
+                _ => None,
+            },
             scratch: backend.scratch(max_length, self.sizes.head_dim())?,
         })
     }
@@ -244,7 +261,7 @@ impl<B: Backend> Family<B> for ModernBert<B> {
         for (i, layer) in self.layers.iter().enumerate() {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
-            let only_cls = i + 1 == self.layers.len() && self.pooling == Pooling::Cls;
+            let only_cls = i + 1 == self.layers.len() && self.pooling == Some(Pooling::Cls);
             let queries = if only_cls { Queries::First } else { Queries::All };
             let (rope, window) = match layer.is_global {
                 true => (&self.rope_global, Window::ALL),
@@ -271,8 +288,8 @@ impl<B: Backend> Family<B> for ModernBert<B> {
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
         }
         b.pre_norm(&mut lane.hidden, Some(&lane.update), &self.final_norm, &mut lane.normed);
-        if self.pooling != Pooling::Cls {
-            b.pool(&lane.normed, batch, self.pooling, &mut lane.pooled);
+        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.pooling {
+            b.pool(&lane.normed, batch, pooling, &mut lane.pooled);
             std::mem::swap(&mut lane.normed, &mut lane.pooled);
         }
         match &self.end {
@@ -288,6 +305,7 @@ impl<B: Backend> Family<B> for ModernBert<B> {
                 }
                 &lane.normed
             }
+            End::Late(vectors) => vectors.of(b, &mut lane.normed, lane.vectors.as_mut()),
         }
     }
 }
@@ -306,15 +324,19 @@ impl<B: Backend> Loader<'_, B> {
         let head_dim = self.sizes.head_dim();
         let (pooling, end) = match head {
             Head::Classifier { labels, .. } => {
-                (self.sizes.classifier_pooling, self.classifier(labels.len())?)
+                (Some(self.sizes.classifier_pooling), self.classifier(labels.len())?)
             }
             Head::Embedding { pooling, normalize } => {
-                (*pooling, End::Embedding { normalize: *normalize })
+                (Some(*pooling), End::Embedding { normalize: *normalize })
+            }
+            Head::Late(late) => {
+                let hidden_size = self.sizes.hidden_size;
+                (None, End::Late(TokenVectors::load(self.parameters, late, hidden_size)?))
             }
         };
         let num_layers = self.sizes.is_global.len();
         let layers = (0..num_layers).map(|i| {
-            let few_rows = pooling == Pooling::Cls && i + 1 == num_layers;
+            let few_rows = pooling == Some(Pooling::Cls) && i + 1 == num_layers;
             self.layer(i, if few_rows { Meets::Sequences } else { Meets::Tokens })
         });
         Ok(ModernBert {

@@ -98,6 +98,16 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Opens one file by itself.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_file(files: &ModelFiles, name: &str) -> Result<Self, ModelError> {
+        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        weights.add(name, files.require(name)?)?;
+        Ok(weights)
+    }
+
     fn add(&mut self, name: &str, bytes: Blob) -> Result<(), ModelError> {
         let file_idx = self.files.len();
         for (tensor, entry) in parse_header(name, &bytes)? {

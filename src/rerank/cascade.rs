@@ -63,7 +63,7 @@ impl Cascade {
         stamps: Stamps,
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
-        if matches!(request.inputs, Inputs::Texts(_)) {
+        if matches!(request.inputs, Inputs::Texts(_) | Inputs::Documents(_)) {
             return Err(Error::NotSupported("a cascade compares texts and classifies none".into()));
         }
         let (first, second) = (models.named(&self.first)?, models.named(&self.second)?);

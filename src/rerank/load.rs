@@ -1,17 +1,19 @@
 //! From a model's files to a model that gives its golden scores.
 
+use std::sync::Arc;
+
 use super::golden::Golden;
 use crate::batch::Rate;
 use crate::clock;
-use crate::engine::Dtype;
 use crate::engine::cpu::Isa;
 use crate::engine::packed::Packed;
+use crate::engine::{Dtype, MaxSim};
 use crate::error::ModelError;
-use crate::model::Scorer;
 use crate::model::head::Head;
 use crate::model::known;
 use crate::model::loader::{self, LoadOptions, LoadedModel};
 use crate::model::source::ModelFiles;
+use crate::model::{Grain, Scorer};
 use crate::tokenize::{self, Encoder, Form};
 
 /// A model with its tokenizer, checked and timed.
@@ -29,6 +31,15 @@ pub struct Prepared {
     pub encoder: Encoder,
     /// Measured on a warm-up batch: a first guess at the speed of all instances together.
     pub tokens_per_second: f64,
+    pub late: Option<PreparedLate>,
+}
+
+/// What a model of late interaction brings beside.
+#[derive(Debug)]
+pub struct PreparedLate {
+    pub max_sim: Arc<dyn MaxSim>,
+    /// The hash of all files that decide a token's vector.
+    pub weights: String,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -125,6 +136,7 @@ fn prepare_as(
         device,
         dtype,
         mut scorers,
+        max_sim,
     } = loader::load(files, &options)?;
     let made_for = known::find(files.name()).map_or(max_length, |known| known.max_length);
     let max_length = max_length.min(made_for);
@@ -133,23 +145,28 @@ fn prepare_as(
             format!("{width} labels; a reranker has one, or two of which the second counts");
         return Err(ModelError::unsupported("config.json", "id2label", message));
     }
-    let form = match head {
-        Head::Classifier { .. } => Form::Pair,
-        Head::Embedding { .. } => Form::Single,
-    };
     let tokenizer = tokenize::load(files, vocab_size)?;
-    let encoder = match &prompt {
-        Some(prompt) => Encoder::prompting(tokenizer, prompt, max_length)?,
-        None => Encoder::new(tokenizer, form, max_length)?,
+    let encoder = match (&prompt, &head) {
+        (Some(prompt), _) => Encoder::prompting(tokenizer, prompt, max_length)?,
+        (None, Head::Classifier { .. }) => Encoder::new(tokenizer, Form::Pair, max_length)?,
+        (None, Head::Embedding { .. }) => Encoder::new(tokenizer, Form::Single, max_length)?,
+        (None, Head::Late(late)) => Encoder::late(tokenizer, late, max_length)?,
     };
     let mut tokens_per_second = 0.0;
     for scorer in &mut scorers {
-        golden.check(files.name(), &encoder, &mut **scorer, dtype)?;
+        // Golden pairs have a row each; a model of token vectors has none.
+        if scorer.grain() == Grain::Sequence {
+            golden.check(files.name(), &encoder, &mut **scorer, dtype)?;
+        }
         tokens_per_second += time(&encoder, &mut **scorer);
     }
     #[cfg(debug_assertions)]
     let scorers = crate::model::faults::inject(scorers);
     let max_length = encoder.max_length();
+    let late = match &head {
+        Head::Late(late) => Some(PreparedLate { max_sim, weights: late.fingerprint(files)? }),
+        _ => None,
+    };
     Ok(Prepared {
         architecture,
         max_length,
@@ -159,6 +176,7 @@ fn prepare_as(
         scorers,
         encoder,
         tokens_per_second,
+        late,
     })
 }
 
@@ -171,7 +189,7 @@ fn time(encoder: &Encoder, scorer: &mut dyn Scorer) -> f64 {
     while packed.num_tokens() + seqlen <= NUM_TOKENS {
         packed.push(&vec![0; seqlen], seqlen / 2);
     }
-    let mut out = vec![0.0; packed.num_sequences() * scorer.width()];
+    let mut out = vec![0.0; scorer.grain().num_rows(&packed) * scorer.width()];
     let rate = Rate::new(1000.0);
     let mut best = rate.tokens_per_second();
     for _ in 0..2 {

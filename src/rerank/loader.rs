@@ -57,6 +57,9 @@ pub struct Loader {
     loading: Mutex<()>,
 }
 
+/// As for the setting.
+const MIN_BATCH_TOKENS: usize = 64;
+
 /// How often a model that was replaced is looked at until nobody uses it.
 const RETIRE_POLL: Duration = Duration::from_millis(10);
 
@@ -140,7 +143,14 @@ impl Loader {
             return Err(Error::invalid("dtype", "dtype: a GPU has f16 alone"));
         }
         if let Some(tokens) = max_batch_tokens {
-            spec.options.limits.max_batch_tokens = tokens.max(1);
+            if tokens < MIN_BATCH_TOKENS {
+                let message = format!("max_batch_tokens: the least is {MIN_BATCH_TOKENS}");
+                return Err(Error::invalid("max_batch_tokens", message));
+            }
+            spec.options.limits.max_batch_tokens = tokens;
+            if let Some(gpus) = &mut spec.load.gpus {
+                gpus.max_batch_tokens = tokens;
+            }
         }
         Ok(spec)
     }

@@ -3,6 +3,7 @@
 mod cascade;
 mod fold;
 mod golden;
+mod late;
 mod load;
 mod loader;
 mod memory;
@@ -23,14 +24,15 @@ use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps};
-use crate::score::Scores;
+use crate::score::{Matrices, MatrixOptions, Scores};
 use crate::tenant::Tenant;
 use crate::tokenize;
 
+use fold::Folded;
 use rows::Visit;
 
 pub use cascade::Cascade;
-pub use load::{Prepared, prepare, prepare_or_fall_back};
+pub use load::{Prepared, PreparedLate, prepare, prepare_or_fall_back};
 pub use loader::{Loaded, Loader, Spec};
 pub use models::{Models, Serving};
 
@@ -50,6 +52,8 @@ pub struct Options {
     pub device_timeout: Duration,
     /// Memory for rows that may be asked for again; 0: every sequence is scored.
     pub score_cache_bytes: usize,
+    /// Of a model of late interaction.
+    pub matrices: MatrixOptions,
 }
 
 /// An idle device is asked for a score this often: soon enough for the third probe of a process to say within
@@ -105,6 +109,7 @@ pub struct Service {
     head: Head,
     width: usize,
     scores: Option<Scores>,
+    late: Option<Arc<late::Late>>,
     tokenizers: tokenize::Pool,
     admission: Admission,
     batcher: batch::Handle,
@@ -135,11 +140,31 @@ impl Service {
         host: &Host,
     ) -> std::io::Result<Self> {
         let Prepared {
-            max_length, head, scorers, encoder, tokens_per_second, device, dtype, ..
+            max_length,
+            head,
+            scorers,
+            encoder,
+            tokens_per_second,
+            device,
+            dtype,
+            late,
+            ..
         } = model;
         let width = scorers.first().map_or(0, |scorer| scorer.width());
         let scores = (options.score_cache_bytes > 0).then(|| {
             Scores::new(options.score_cache_bytes, width, options.limits.max_batch_tokens)
+        });
+        let late = late.map(|prepared| {
+            let PreparedLate { max_sim, weights } = prepared;
+            let format = options.matrices.format.name().to_owned();
+            let late = late::Late {
+                matrices: Matrices::open(&options.matrices, width)?,
+                max_sim,
+                skiplist: encoder.skiplist().clone(),
+                identity: [weights, dtype.name().to_owned(), format],
+                is_shared: options.matrices.is_shared,
+            };
+            Ok::<_, std::io::Error>(Arc::new(late))
         });
         let num_devices = scorers.len();
         let rate = Rate::new(tokens_per_second);
@@ -155,6 +180,7 @@ impl Service {
             head,
             width,
             scores,
+            late: late.transpose()?,
             tokenizers: tokenize::Pool::spawn(encoder, options.tokenizer_threads)?,
             admission: Admission::new(bounds, rate.clone()),
             batcher: batch::spawn_on(
@@ -175,6 +201,7 @@ impl Service {
             backlog_tokens: self.admission.backlog_tokens(),
             tokens_per_second: self.admission.tokens_per_second(),
             cache_bytes: self.scores.as_ref().map_or(0, Scores::num_bytes),
+            matrices: self.late.as_ref().map(|late| late.counts()),
             ..Load::default()
         }
     }
@@ -250,16 +277,32 @@ impl Service {
         let visit = Visit {
             service: self,
             share,
+            tenant_name: &tenant.name,
             priority: request.priority,
             sequences: &sequences,
             arrived: stamps.received,
             deadline,
         };
-        let rows = visit.rows(&mut permit, request.may_cache).await?;
-        (stamps.started, stamps.scored) = (rows.started, rows.scored);
-
-        let folded =
-            fold::fold(&self.head, self.width, &rows.values, &sequences, &tokenized.items)?;
+        let items = &tokenized.items;
+        let mut num_precomputed = 0;
+        let folded = match (&self.late, &*inputs) {
+            (None, Inputs::Documents(_)) => return Err(keeps_no_vectors()),
+            (Some(late), Inputs::Documents(_)) => {
+                num_precomputed = late.precompute(&visit, &mut permit, items).await?;
+                (stamps.started, stamps.scored) = (stamps.tokenized, clock::now());
+                Folded::default()
+            }
+            (None, _) => {
+                let rows = visit.rows(&mut permit, request.may_cache).await?;
+                (stamps.started, stamps.scored) = (rows.started, rows.scored);
+                fold::fold(&self.head, self.width, &rows.values, &sequences, items)?
+            }
+            (Some(late), _) => {
+                let matches = late.matches(&visit, &mut permit, request.may_cache, items).await?;
+                (stamps.started, stamps.scored) = (matches.started, matches.scored);
+                fold::fold_matches(&matches, &sequences, items)?
+            }
+        };
         Ok(RerankResponse {
             id: request.id,
             model: self.name.clone(),
@@ -268,6 +311,7 @@ impl Service {
             labels: self.head.labels().to_vec(),
             prompt_tokens: sequences.num_tokens(),
             num_chars: inputs.num_chars(),
+            num_precomputed,
             is_degraded: false,
             stamps,
         })
@@ -281,6 +325,12 @@ const LOW_PRIORITY: u16 = 500;
 fn share_of(tenant: &Tenant, priority: u16) -> Share {
     let class = if priority >= LOW_PRIORITY { Class::Low } else { tenant.share.class };
     Share { class, ..tenant.share }
+}
+
+fn keeps_no_vectors() -> Error {
+    Error::NotSupported(
+        "this model keeps no vectors of documents; one of late interaction does".into(),
+    )
 }
 
 /// What a client is told of a state in which it is not served.

@@ -14,6 +14,7 @@ use crate::score::{Claim, Key, Scope};
 pub(super) struct Visit<'a> {
     pub(super) service: &'a Service,
     pub(super) share: Share,
+    pub(super) tenant_name: &'a str,
     pub(super) priority: u16,
     pub(super) sequences: &'a Arc<Sequences>,
     pub(super) arrived: Instant,
@@ -82,8 +83,12 @@ impl Visit<'_> {
     }
 
     /// Rows from the device.
-    async fn score(&self, sequences: Arc<Sequences>) -> Result<Rows, Error> {
-        let (answer, rows) = Answer::new(sequences.len(), self.service.width);
+    pub(super) async fn score(&self, sequences: Arc<Sequences>) -> Result<Rows, Error> {
+        let width = self.service.width;
+        let (answer, rows) = match self.service.late {
+            None => Answer::new(sequences.len(), width),
+            Some(_) => Answer::of_tokens(&sequences, width),
+        };
         self.service.batcher.submit(Entry {
             share: self.share,
             priority: self.priority,

@@ -6,6 +6,12 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
+impl Key {
+    pub(super) fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
 /// A tenant's part of a model's rows.
 #[derive(Debug, Clone)]
 pub struct Scope {

@@ -6,6 +6,8 @@
 mod cache;
 mod flight;
 mod key;
+mod matrices;
 
 pub use cache::{Claim, Scores};
 pub use key::{Key, Scope};
+pub use matrices::{Format, Lookup, Matrices, MatrixOptions};

@@ -22,7 +22,7 @@ const REMEMBERED_REQUESTS: u64 = 8;
 pub struct Tenant {
     pub name: String,
     pub share: Share,
-    /// May see the usage of all.
+    /// May see the usage of all, and change the models.
     pub is_admin: bool,
     /// `None` is all.
     pub models: Option<Vec<String>>,

@@ -9,7 +9,7 @@
 //! tokens_per_second = 200000.0
 //! max_concurrent_requests = 64
 //! models = ["default"]           # all if left out
-//! admin = false                  # may see the usage of all tenants
+//! admin = false                  # may see the usage of all tenants, and change the models
 //!
 //! [[keys]]
 //! tenant = "search"

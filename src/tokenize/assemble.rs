@@ -43,6 +43,40 @@ pub struct Rules {
     /// Tokens in a sequence, special tokens included.
     pub max_length: usize,
     pub wrapping: Wrapping,
+    /// Of a model of token vectors: how it tells queries from documents.
+    pub roles: Option<Roles>,
+}
+
+/// How a model of token vectors reads queries and documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roles {
+    pub query: Marked,
+    pub document: Marked,
+    pub expansion: Option<Mask>,
+}
+
+/// A kind of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// The token that follows those before the text.
+    pub marker: Option<u32>,
+    /// Tokens in a sequence, special tokens included.
+    pub max_length: usize,
+}
+
+/// What fills a query up to its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mask {
+    pub token: u32,
+    /// Whether the tokens of the query attend to it.
+    pub is_attended: bool,
+}
+
+/// What a text that stands alone is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Query,
+    Document,
 }
 
 /// What the ids of a query have around it, of a model that is asked in words. It stays when a query is cut.
@@ -61,7 +95,7 @@ pub(super) fn num_texts(inputs: &Inputs) -> usize {
     match inputs {
         Inputs::OneQuery { documents, .. } => 1 + documents.len(),
         Inputs::Pairs(pairs) => 2 * pairs.len(),
-        Inputs::Texts(texts) => texts.len(),
+        Inputs::Texts(texts) | Inputs::Documents(texts) => texts.len(),
     }
 }
 
@@ -72,7 +106,7 @@ pub(super) fn text_at(inputs: &Inputs, i: usize) -> &str {
         Inputs::OneQuery { documents, .. } => &documents[i - 1],
         Inputs::Pairs(pairs) if i.is_multiple_of(2) => &pairs[i / 2].0,
         Inputs::Pairs(pairs) => &pairs[i / 2].1,
-        Inputs::Texts(texts) => &texts[i],
+        Inputs::Texts(texts) | Inputs::Documents(texts) => &texts[i],
     }
 }
 
@@ -81,7 +115,7 @@ pub(super) fn is_query(inputs: &Inputs, i: usize) -> bool {
     match inputs {
         Inputs::OneQuery { .. } => i == 0,
         Inputs::Pairs(_) => i.is_multiple_of(2),
-        Inputs::Texts(_) => false,
+        Inputs::Texts(_) | Inputs::Documents(_) => false,
     }
 }
 
@@ -117,7 +151,7 @@ pub fn assemble(
                 assembly.pair_of(i, &pair[0], &pair[1])?;
             }
         }
-        Inputs::Texts(_) => {
+        Inputs::Texts(_) | Inputs::Documents(_) => {
             for (i, text) in ids.iter().enumerate() {
                 assembly.text(i, text, truncation.max_tokens_per_doc, None)?;
             }
@@ -201,14 +235,13 @@ impl Assembly<'_> {
     }
 
     fn query(&mut self, query: &[u32]) -> Result<usize, Error> {
-        let room =
-            self.room(self.rules.template.num_special_in_single(), "truncate_prompt_tokens")?;
+        let room = self.room_alone(Role::Query)?;
         let query = self.cut(query, self.truncation.max_tokens_per_query);
         if query.len() > room && self.truncation.overflow == Overflow::Refuse {
             let message = length_message(room, query.len());
             return Err(Error::TooLong { field: "query".into(), message });
         }
-        self.push_single(self.cut(query, Some(room)));
+        self.push_single(self.cut(query, Some(room)), Role::Query);
         Ok(self.sequences.len() - 1)
     }
 
@@ -220,8 +253,7 @@ impl Assembly<'_> {
         limit: Option<usize>,
         query_sequence: Option<usize>,
     ) -> Result<(), Error> {
-        let room =
-            self.room(self.rules.template.num_special_in_single(), "truncate_prompt_tokens")?;
+        let room = self.room_alone(Role::Document)?;
         let cut = self.cut(text, limit);
         if cut.len() > room && self.truncation.overflow == Overflow::Refuse {
             return Err(self.too_long(i, cut.len(), room));
@@ -229,10 +261,10 @@ impl Assembly<'_> {
         let kept = self.cut(cut, Some(room * self.truncation.max_chunks_per_doc.max(1)));
         let begin = self.sequences.len();
         if kept.is_empty() {
-            self.push_single(&[]);
+            self.push_single(&[], Role::Document);
         }
         for chunk in kept.chunks(room) {
-            self.push_single(chunk);
+            self.push_single(chunk, Role::Document);
         }
         let truncated_tokens = text.len() - kept.len();
         let sequences = begin..self.sequences.len();
@@ -248,19 +280,56 @@ impl Assembly<'_> {
         self.sequences.push(&[prefix, query, middle, document, suffix], first_segment_len);
     }
 
-    fn push_single(&mut self, text: &[u32]) {
+    fn push_single(&mut self, text: &[u32], role: Role) {
         let Template { single_prefix, single_suffix, .. } = &self.rules.template;
-        let len = single_prefix.len() + text.len() + single_suffix.len();
-        self.sequences.push(&[single_prefix, text, single_suffix], len);
+        let marker = self.marker(role);
+        let parts: [&[u32]; 4] = [single_prefix, marker.as_slice(), text, single_suffix];
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        match self.rules.roles.as_ref().and_then(|roles| roles.expansion) {
+            Some(Mask { token, is_attended }) if role == Role::Query => {
+                let num_more = self.max_length_alone(role).saturating_sub(len);
+                if is_attended {
+                    let masks = vec![token; num_more];
+                    let parts = [&parts[..], &[masks.as_slice()]].concat();
+                    self.sequences.push(&parts, len + num_more);
+                } else {
+                    self.sequences.push_expanded(&parts, token, num_more);
+                }
+            }
+            _ => self.sequences.push(&parts, len),
+        }
+    }
+
+    fn marked(&self, role: Role) -> Option<&Marked> {
+        let roles = self.rules.roles.as_ref()?;
+        Some(if role == Role::Query { &roles.query } else { &roles.document })
+    }
+
+    fn marker(&self, role: Role) -> Option<u32> {
+        self.marked(role)?.marker
+    }
+
+    fn max_length_alone(&self, role: Role) -> usize {
+        self.marked(role).map_or(self.max_length, |marked| marked.max_length.min(self.max_length))
+    }
+
+    /// Tokens left for a text that stands alone.
+    fn room_alone(&self, role: Role) -> Result<usize, Error> {
+        let num_special =
+            self.rules.template.num_special_in_single() + usize::from(self.marker(role).is_some());
+        self.room_in(self.max_length_alone(role), num_special, "truncate_prompt_tokens")
     }
 
     /// Tokens left for text beside `num_special` special tokens; at least one for each of two texts.
     fn room(&self, num_special: usize, field: &str) -> Result<usize, Error> {
-        let room = self.max_length.saturating_sub(num_special);
+        self.room_in(self.max_length, num_special, field)
+    }
+
+    fn room_in(&self, max_length: usize, num_special: usize, field: &str) -> Result<usize, Error> {
+        let room = max_length.saturating_sub(num_special);
         if room < 2 {
             let message = format!(
-                "{} tokens leave no room for text beside {num_special} special tokens",
-                self.max_length
+                "{max_length} tokens leave no room for text beside {num_special} special tokens"
             );
             return Err(Error::invalid(field, message));
         }

@@ -1,13 +1,17 @@
 //! A tokenizer with the rules of its model: the synchronous core of the pool.
 
+use std::collections::HashSet;
+
 use tokenizers::Tokenizer;
 
 use super::assemble::{
-    Form, Rules, TextIds, Tokenized, Wrapping, assemble, is_query, num_texts, text_at,
+    Form, Marked, Mask, Roles, Rules, TextIds, Tokenized, Wrapping, assemble, is_query, num_texts,
+    text_at,
 };
 use super::load::Loaded;
 use super::template::Template;
 use crate::error::{Error, ModelError};
+use crate::model::late::{Expansion, Late, Reading};
 use crate::model::prompt::Prompt;
 use crate::request::{Inputs, Truncation};
 
@@ -18,6 +22,8 @@ pub struct Encoder {
     rules: Rules,
     /// Texts around query and document, of a model that is asked in words.
     prompt: Option<Prompt>,
+    /// Tokens whose vectors a document goes without.
+    skiplist: HashSet<u32>,
 }
 
 impl Encoder {
@@ -30,8 +36,9 @@ impl Encoder {
         let Loaded { tokenizer, max_length: own } = loaded;
         let max_length = own.map_or(max_length, |own| own.min(max_length));
         let template = Template::of(&tokenizer)?;
-        let rules = Rules { template, form, max_length, wrapping: Wrapping::default() };
-        Ok(Self { tokenizer, rules, prompt: None })
+        let rules =
+            Rules { template, form, max_length, wrapping: Wrapping::default(), roles: None };
+        Ok(Self { tokenizer, rules, prompt: None, skiplist: HashSet::new() })
     }
 
     /// An encoder for a model that is asked in words: prefix, query, document and suffix are tokenised by
@@ -61,8 +68,49 @@ impl Encoder {
             num_before_query: ids(&prompt.query[0])?.len(),
             after_query: ids(&prompt.query[1])?,
         };
-        let rules = Rules { template, form: Form::Pair, max_length, wrapping };
-        Ok(Self { tokenizer, rules, prompt: Some(prompt.clone()) })
+        let rules = Rules { template, form: Form::Pair, max_length, wrapping, roles: None };
+        Ok(Self { tokenizer, rules, prompt: Some(prompt.clone()), skiplist: HashSet::new() })
+    }
+
+    /// An encoder for a model of token vectors.
+    ///
+    /// # Errors
+    /// The tokenizer lacks a token that the model asks for.
+    pub fn late(loaded: Loaded, late: &Late, max_length: usize) -> Result<Self, ModelError> {
+        let mut encoder = Self::new(loaded, Form::Single, max_length)?;
+        let id = |token: &str| {
+            encoder.tokenizer.token_to_id(token).ok_or_else(|| {
+                let message =
+                    format!("the vocabulary lacks the token '{token}' of late interaction");
+                ModelError::invalid("tokenizer.json", "vocab", message)
+            })
+        };
+        let marked = |reading: &Reading| {
+            let marker = reading.marker.as_deref().map(id).transpose()?;
+            Ok(Marked { marker, max_length: reading.max_length })
+        };
+        let mask = |is_attended| {
+            let known = ["[MASK]", "<mask>"].iter().find_map(|mask| id(mask).ok());
+            let token = known.map_or_else(|| id("[MASK]"), Ok)?;
+            Ok(Mask { token, is_attended })
+        };
+        let expansion = match late.expansion {
+            Expansion::None => None,
+            Expansion::Unattended => Some(mask(false)?),
+            Expansion::Attended => Some(mask(true)?),
+        };
+        let roles =
+            Roles { query: marked(&late.query)?, document: marked(&late.document)?, expansion };
+        // A word that is no token of the vocabulary never comes.
+        let words = late.skiplist.iter();
+        encoder.skiplist = words.filter_map(|word| encoder.tokenizer.token_to_id(word)).collect();
+        encoder.rules.roles = Some(roles);
+        Ok(encoder)
+    }
+
+    /// Tokens whose vectors a document goes without.
+    pub fn skiplist(&self) -> &HashSet<u32> {
+        &self.skiplist
     }
 
     /// Tokens in a sequence, special tokens included.
@@ -111,7 +159,7 @@ impl Encoder {
         ids: &TextIds,
         truncation: &Truncation,
     ) -> Result<Tokenized, Error> {
-        if self.prompt.is_some() && matches!(inputs, Inputs::Texts(_)) {
+        if self.prompt.is_some() && matches!(inputs, Inputs::Texts(_) | Inputs::Documents(_)) {
             let message = "this model compares two texts and classifies none";
             return Err(Error::NotSupported(message.into()));
         }

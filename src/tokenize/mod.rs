@@ -7,7 +7,9 @@ mod pool;
 mod template;
 mod turns;
 
-pub use assemble::{Form, Item, Rules, TextIds, Tokenized, Wrapping, assemble};
+pub use assemble::{
+    Form, Item, Marked, Mask, Roles, Rules, TextIds, Tokenized, Wrapping, assemble,
+};
 pub use encoder::Encoder;
 pub use load::{Loaded, load};
 pub use pool::Pool;

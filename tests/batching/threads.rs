@@ -1,9 +1,10 @@
 //! Promises that need the real threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rerankd::batch::{Batcher, Handle, Limits, Rate, Watch, spawn};
+use rerankd::batch::{Batcher, Handle, Limits, Rate, Turns, Watch, spawn, spawn_on};
 use rerankd::error::DeviceError;
 use rerankd::health::Health;
 use rerankd::metrics::Metrics;
@@ -98,6 +99,43 @@ fn three_lost_batches_in_a_row_make_the_server_not_ready() {
         }
     }
     assert!(!health.is_ready());
+}
+
+#[test]
+fn models_of_one_device_never_compute_at_once_and_all_are_served() {
+    /// Says if the device is asked while it computes.
+    struct Device(Arc<AtomicBool>);
+    impl Scorer for Device {
+        fn width(&self) -> usize {
+            2
+        }
+        fn score(
+            &mut self,
+            batch: &rerankd::engine::packed::Packed,
+            out: &mut [f32],
+        ) -> Result<(), DeviceError> {
+            assert!(!self.0.swap(true, Ordering::SeqCst), "two models at once");
+            std::thread::yield_now();
+            let scored = FakeDevice { behaviour: Behaviour::Well }.score(batch, out);
+            self.0.store(false, Ordering::SeqCst);
+            scored
+        }
+    }
+    let (turns, is_busy) = (Turns::default(), Arc::new(AtomicBool::new(false)));
+    let watch = Watch { limit: Duration::from_secs(600), probe_interval: Duration::from_secs(600) };
+    let start = |_| {
+        let device: Box<dyn Scorer> = Box::new(Device(Arc::clone(&is_busy)));
+        let batcher = Batcher::new(LIMITS, Rate::new(1000.0), 1);
+        let on_device = vec![(device, turns.clone())];
+        spawn_on(batcher, on_device, watch, &Arc::default(), &Arc::default()).expect("threads")
+    };
+    let models: Vec<Handle> = (0..3).map(start).collect();
+    let requests: Vec<_> =
+        (0..90).map(|salt| submit(&models[salt as usize % 3], &[60, 7, 33], salt)).collect();
+    for (wanted, receiver) in requests {
+        let rows = receiver.blocking_recv().expect("an answer").expect("scores");
+        assert!(is_right(&rows, &wanted));
+    }
 }
 
 #[test]

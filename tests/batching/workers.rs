@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver as End, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rerankd::batch::{Batcher, Handle, Rate, Watch, spawn};
+use rerankd::batch::{Batcher, Handle, Rate, Turns, Watch, spawn, spawn_on};
 use rerankd::engine::packed::Packed;
 use rerankd::error::DeviceError;
 use rerankd::health::{Health, State};
@@ -92,11 +92,17 @@ const PATIENT: Watch =
     Watch { limit: Duration::from_secs(600), probe_interval: Duration::from_secs(600) };
 
 fn start(script: &Script, watch: Watch) -> Running {
+    start_on(&Turns::default(), script, watch)
+}
+
+/// A model on a device that others may share.
+fn start_on(turns: &Turns, script: &Script, watch: Watch) -> Running {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
     health.started();
     let batcher = Batcher::new(LIMITS, Rate::new(1000.0), 1);
-    let scorers: Vec<Box<dyn Scorer>> = vec![Box::new(script.clone())];
-    let handle = spawn(batcher, scorers, watch, &metrics, &health).expect("threads");
+    let scorer: Box<dyn Scorer> = Box::new(script.clone());
+    let on_devices = vec![(scorer, turns.clone())];
+    let handle = spawn_on(batcher, on_devices, watch, &metrics, &health).expect("threads");
     Running { handle, health, metrics, salt: AtomicUsize::new(0) }
 }
 
@@ -148,6 +154,21 @@ fn a_worker_that_panics_fails_or_gives_no_number_is_replaced() {
         assert_eq!(running.metric("rerank_device_faults_total"), 1.0);
         assert!(running.health.is_ready());
     }
+}
+
+#[test]
+fn a_worker_that_hangs_holds_up_no_other_model_of_its_device() {
+    let turns = Turns::default();
+    let (script, release) = Script::hang();
+    let limit = Duration::from_secs(1);
+    let hanging = start_on(&turns, &script, Watch { limit, ..PATIENT });
+    let other = start_on(&turns, &Script::new([]), PATIENT);
+    hanging.assert_503();
+    for _ in 0..5 {
+        assert_eq!(other.request(), Ok(()));
+        assert_eq!(hanging.request(), Ok(()), "its next worker takes turns like any");
+    }
+    drop(release);
 }
 
 #[test]

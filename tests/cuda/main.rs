@@ -5,6 +5,7 @@
 
 mod emulator;
 mod fixtures;
+mod late;
 mod models;
 mod operations;
 mod support;

@@ -23,6 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "models" / "train")]
 
 import families
 import fixtures
+import late
 import prompts
 import texts
 from export import expand
@@ -136,11 +137,19 @@ def family_golden(name, make):
     return cross_golden(folder, pairs, longest)
 
 
+def late_golden(name, make):
+    folder = HERE / name
+    if make:
+        late.FOLDERS[name](folder)
+    seed = 40 + list(late.FOLDERS).index(name)
+    return late.golden(folder, texts.pairs(seed, count=50, longest=60))
+
+
 def differences(rows, path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     if [(r["query"], r["document"]) for r in rows] != [(r["query"], r["document"]) for r in stored]:
         raise SystemExit(f"{path}: other texts")
-    values = lambda r: r.get("logits") or [r["cosine"]]
+    values = lambda r: r.get("logits") or [r.get("cosine", r.get("max_sim"))]
     return max(abs(a - b) for r, s in zip(rows, stored) for a, b in zip(values(r), values(s)))
 
 
@@ -152,7 +161,8 @@ def main():
     torch.manual_seed(0)
     if args.names:
         for name in args.names:
-            write(HERE / f"{name}.json", family_golden(name, make=True))
+            golden = late_golden if name in late.FOLDERS else family_golden
+            write(HERE / f"{name}.json", golden(name, make=True))
         return
     if not args.check:
         fixtures.tiny_bert(HERE / "tiny-bert")
@@ -168,6 +178,8 @@ def main():
     }
     for name in families.FAMILIES:
         golden[HERE / f"{name}.json"] = family_golden(name, make=not args.check)
+    for name in late.FOLDERS:
+        golden[HERE / f"{name}.json"] = late_golden(name, make=not args.check)
     worst = 0
     for path, rows in golden.items():
         if args.check:

@@ -17,6 +17,7 @@ mod fuzzing;
 mod gpu;
 mod lifecycle;
 mod models;
+mod precomputing;
 mod program;
 mod scoring;
 mod support;

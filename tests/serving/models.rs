@@ -196,6 +196,8 @@ fn models_come_and_go_by_an_admins_key_alone() {
     assert_eq!(taken.status, 422, "{}", taken.text);
     assert!(taken.text.contains("has the name 'alias'"), "{}", taken.text);
     assert_eq!(admin.load(&json!({"name": "x"})).status, 400);
+    let short = json!({"source": golden("tiny-bert"), "max_batch_tokens": 3});
+    assert_eq!(admin.load(&short).status, 400);
     let unload =
         |name: &str| admin.post_as(&admin.admin, "/v1/models/unload", &json!({"name": name}));
     assert_eq!(unload("m").status, 409, "the default stays");

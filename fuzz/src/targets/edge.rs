@@ -58,6 +58,8 @@ fn scored(request: &RerankRequest) -> RerankResponse {
         labels: vec!["LABEL_0".to_owned()],
         prompt_tokens: 9,
         num_chars,
+        num_precomputed: 0,
+        is_degraded: false,
         stamps: Stamps::at(clock::now()),
     }
 }

@@ -79,7 +79,9 @@ fn fake(request: &RerankRequest) -> RerankResponse {
     let texts: Vec<&str> = match &request.inputs {
         Inputs::OneQuery { documents, .. } => documents.iter().map(String::as_str).collect(),
         Inputs::Pairs(pairs) => pairs.iter().map(|(_, second)| second.as_str()).collect(),
-        Inputs::Texts(texts) => texts.iter().map(String::as_str).collect(),
+        Inputs::Texts(texts) | Inputs::Documents(texts) => {
+            texts.iter().map(String::as_str).collect()
+        }
     };
     let results: Vec<Scored> = texts.iter().map(|text| scored(text)).collect();
     RerankResponse {
@@ -91,6 +93,7 @@ fn fake(request: &RerankRequest) -> RerankResponse {
         prompt_tokens: 30,
         is_degraded: false,
         num_chars: 8,
+        num_precomputed: 0,
         stamps: Stamps::at(now()),
     }
 }

@@ -91,6 +91,9 @@ struct Subjects {
     /// Branch, tag or commit of a Hugging Face model; once for all models or once for each [default: main]
     #[arg(long = "revision")]
     revisions: Vec<String>,
+    /// Run an encoder by late interaction; once for all models or once for each [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    late_interaction: Vec<bool>,
     /// A server to ask instead, in Cohere's words, on its /v1/rerank unless URL names a rerank path
     #[arg(long = "server", value_name = "URL")]
     servers: Vec<String>,
@@ -178,6 +181,12 @@ impl Subjects {
                 max_batch_tokens: self.max_batch_tokens,
                 device_timeout_ms: None,
                 batch_invariant: None,
+                late_interaction: one_for_each(
+                    "--late-interaction",
+                    &self.late_interaction,
+                    i,
+                    models.len(),
+                )?,
             };
             let hardware = Hardware::find(self.device)?;
             let config = ModelConfig::new(settings, hardware.machine())?;
@@ -192,12 +201,12 @@ impl Subjects {
 }
 
 /// What option `name` says of the `i`-th of `num` subjects: given once, it holds for all.
-fn one_for_each(
+fn one_for_each<T: Clone>(
     name: &str,
-    values: &[String],
+    values: &[T],
     i: usize,
     num: usize,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<T>, Failure> {
     match values {
         [] => Ok(None),
         [all] => Ok(Some(all.clone())),

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::ModelConfig;
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
 use crate::rerank::{Host, Options, Service};
+use crate::score::MatrixOptions;
 use crate::tenant::Tenant;
 
 /// Scores the documents of one query. Many threads call it at once, and each call blocks.
@@ -56,6 +57,7 @@ pub(super) fn load(
         max_timeout: NO_TIMEOUT,
         device_timeout: config.device_timeout,
         score_cache_bytes: 0,
+        matrices: MatrixOptions::default(),
     };
     let host = Host::default();
     host.health.started();

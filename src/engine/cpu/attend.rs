@@ -26,7 +26,7 @@ pub struct Scratch {
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
     first: usize,
-    /// Rows of its own.
+    /// Rows of its own that are keys.
     len: usize,
     /// Rows before them, which begin the batch.
     trunk_len: usize,
@@ -96,7 +96,8 @@ impl Cpu {
             Queries::First => batch.num_sequences(),
         });
         let mut attend = |sequence: Sequence| {
-            let fits = sequence.trunk_len + sequence.len <= scratch.max_length;
+            let num_rows = sequence.len.max(sequence.num_queries);
+            let fits = sequence.trunk_len + num_rows <= scratch.max_length;
             assert!(fits, "a sequence longer than the workspace");
             if qkv.forms().wide {
                 self.attend_f32(qkv, sequence, kind, scratch, out);
@@ -112,9 +113,10 @@ impl Cpu {
         for (i, bounds) in batch.cu_seqlens.windows(2).enumerate() {
             let (first, end) = (bounds[0] as usize, bounds[1] as usize);
             assert!(first < end && end <= qkv.num_rows, "rows of a sequence");
-            let len = end - first;
+            let len = batch.key_lens[i] as usize;
+            assert!((1..=end - first).contains(&len), "keys of a sequence");
             let (num_queries, out_row) = match kind.queries {
-                Queries::All => (len, first),
+                Queries::All => (end - first, first),
                 Queries::First => (1, i),
             };
             attend(Sequence { first, len, trunk_len, num_queries, out_row });
@@ -205,10 +207,12 @@ impl Cpu {
         out: &mut Rows,
     ) {
         let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
-        let (dim, out_stride, len) = (scratch.head_dim, out.stride, trunk_len + len);
+        let (dim, out_stride) = (scratch.head_dim, out.stride);
+        let num_rows = trunk_len + len.max(num_queries);
+        let len = trunk_len + len;
         let AttentionKind { num_heads, num_kv_heads, window, .. } = *kind;
         let key = num_heads + head / (num_heads / num_kv_heads);
-        for (t, floats) in scratch.head.chunks_exact_mut(3 * dim).take(len).enumerate() {
+        for (t, floats) in scratch.head.chunks_exact_mut(3 * dim).take(num_rows).enumerate() {
             let row = if t < trunk_len { t } else { first + t - trunk_len };
             let row = &qkv.half()[row * qkv.stride..];
             let parts = floats.chunks_exact_mut(dim).zip([head, key, key + num_kv_heads]);

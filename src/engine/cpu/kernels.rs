@@ -18,6 +18,7 @@ pub(super) struct Kernels {
     pub(super) gate: unsafe fn(&GateArgs),
     pub(super) rotate: unsafe fn(&RotateArgs),
     pub(super) head_norm: unsafe fn(&HeadNormArgs),
+    pub(super) max_sim: unsafe fn(&MaxSimArgs),
 }
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
@@ -83,9 +84,9 @@ impl AttentionArgs {
     }
 }
 
-/// The keys that the query at `row` of a sequence of `len` tokens sees: its own at least.
+/// The keys that the query at `row` sees of `len`: one at least, the last where it asks from beyond its window.
 pub(super) fn visible(window: Window, row: usize, len: usize) -> Range<usize> {
-    row.saturating_sub(window.left)..len.min(row + window.right + 1)
+    row.saturating_sub(window.left).min(len - 1)..len.min(row + window.right + 1)
 }
 
 /// Parts of the attention scratch; see [`AttentionSizes`].
@@ -191,15 +192,30 @@ pub(super) struct HeadNormArgs<U = f32> {
     pub(super) eps: f32,
 }
 
+/// `best[i]` is the largest product of vector `i` of the panels with a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MaxSimArgs {
+    /// `[num_rows, k]`, rows `stride` floats apart.
+    pub(super) rows: *const f32,
+    pub(super) stride: usize,
+    pub(super) num_rows: usize,
+    pub(super) k: usize,
+    /// `[num_panels][k][panel]`
+    pub(super) panels: *const f32,
+    pub(super) num_panels: usize,
+    /// `[num_panels * panel]`
+    pub(super) best: *mut f32,
+}
+
 /// Entry functions that enable an instruction set around the generic kernels, and their table.
 macro_rules! kernel_table {
     ($simd:ty, $features:literal, rows: $rows:literal, vectors: $vectors:literal) => {
         mod entry {
             use super::*;
             use crate::engine::cpu::kernels::{
-                AttentionArgs, GateArgs, HeadNormArgs, LinearArgs, NormArgs, RotateArgs,
+                AttentionArgs, GateArgs, HeadNormArgs, LinearArgs, MaxSimArgs, NormArgs, RotateArgs,
             };
-            use crate::engine::cpu::{attention, gemm, norm, numbers, rowwise};
+            use crate::engine::cpu::{attention, gemm, max_sim, norm, numbers, rowwise};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
@@ -242,6 +258,13 @@ macro_rules! kernel_table {
                 // SAFETY: as above.
                 unsafe { rowwise::head_norm::<$simd, numbers::F32>(args) }
             }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn max_sim(args: &MaxSimArgs) {
+                // SAFETY: as above.
+                unsafe { max_sim::max_sim::<$simd, $rows, $vectors>(args) }
+            }
         }
 
         pub(super) static KERNELS: super::kernels::Kernels = super::kernels::Kernels {
@@ -253,6 +276,7 @@ macro_rules! kernel_table {
             gate: entry::gate,
             rotate: entry::rotate,
             head_norm: entry::head_norm,
+            max_sim: entry::max_sim,
         };
     };
 }

@@ -18,6 +18,7 @@ mod isa;
 mod kernels;
 mod linear;
 mod math;
+mod max_sim;
 mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -31,6 +32,7 @@ mod weight;
 
 pub use attend::Scratch;
 pub use isa::Isa;
+pub use max_sim::{Bf16Document, Query};
 pub use rows::Rows;
 pub use weight::{Embeddings, Linear, Norm, Rope};
 

@@ -4,15 +4,44 @@
 //! library, and the error function from its series and continued fraction.
 
 use super::kernels::{
-    AttentionArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, NormArgs, RotateArgs,
+    AttentionArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, MaxSimArgs, NormArgs, RotateArgs,
 };
 use crate::engine::{Epilogue, Gate, NormKind};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 const PANEL: usize = 16;
 
-pub(super) static KERNELS: Kernels =
-    Kernels { panel: PANEL, tile_rows: 1, linear, attention, add_norm, gate, rotate, head_norm };
+pub(super) static KERNELS: Kernels = Kernels {
+    panel: PANEL,
+    tile_rows: 1,
+    linear,
+    attention,
+    add_norm,
+    gate,
+    rotate,
+    head_norm,
+    max_sim,
+};
+
+/// # Safety
+/// `args` describes valid memory and `best` overlaps nothing else.
+unsafe fn max_sim(args: &MaxSimArgs) {
+    for i in 0..args.num_panels * PANEL {
+        let mut best = f32::NEG_INFINITY;
+        for row in 0..args.num_rows {
+            let product = |d: usize| {
+                // SAFETY: a column below `k` of a row below `num_rows`, and of a vector of the panels.
+                unsafe {
+                    *args.rows.add(row * args.stride + d)
+                        * *args.panels.add((i / PANEL * args.k + d) * PANEL + i % PANEL)
+                }
+            };
+            best = best.max((0..args.k).map(product).sum());
+        }
+        // SAFETY: the caller lends a float for each vector of the panels.
+        unsafe { *args.best.add(i) = best };
+    }
+}
 
 /// # Safety
 /// `args` describes valid memory and `out` overlaps nothing else.

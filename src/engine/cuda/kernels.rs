@@ -124,6 +124,20 @@ impl Attention {
     }
 }
 
+/// Late interaction for vectors of up to `dim`, and how wide the kernel takes them; `None` if none is so wide.
+pub(super) fn max_sim(
+    context: &Arc<CudaContext>,
+    dim: usize,
+) -> Result<Option<(CudaFunction, usize)>, DeviceError> {
+    let (source, columns) = match dim {
+        1..=64 => (ptx!("maxsim_f16_d64_sm80"), 64),
+        65..=96 => (ptx!("maxsim_f16_d96_sm80"), 96),
+        97..=128 => (ptx!("maxsim_f16_d128_sm80"), 128),
+        _ => return Ok(None),
+    };
+    Ok(Some((load(context, source, 0)?, columns)))
+}
+
 /// The driver compiles the text for its card; `shared_bytes` is what launches will ask for.
 fn load(
     context: &Arc<CudaContext>,

@@ -10,6 +10,7 @@ mod error;
 mod graphs;
 mod kernels;
 mod launch;
+mod max_sim;
 pub mod probe;
 mod slot;
 mod timing;
@@ -36,6 +37,7 @@ use kernels::{Attention, Kernels};
 pub use batch::{Batch, Bucket};
 pub use buffers::{Embeddings, Linear, Norm, Rope, Rows};
 pub use graphs::Graphs;
+pub use max_sim::Comparer;
 pub use slot::Slot;
 pub use timing::Timing;
 

@@ -31,7 +31,7 @@ pub struct Slot {
     /// `[Bucket::num_words()]` of the largest bucket.
     host: PinnedHostSlice<u32>,
     device: Batch,
-    /// `[max_sequences * width]` floats, or half as many bytes of halves.
+    /// `[max_tokens * width]` floats, or half as many bytes of halves: a sequence has a token at least.
     results: PinnedHostSlice<f32>,
     results_are_f16: bool,
     copied: CudaEvent,
@@ -39,7 +39,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Memory for batches of up to `max_tokens`; `width` floats come back for each sequence.
+    /// Memory for batches of up to `max_tokens`; `width` floats come back for each row.
     ///
     /// # Errors
     /// No memory on the device, or none that can be pinned.
@@ -56,7 +56,7 @@ impl Slot {
         let host = unsafe { cuda.context.alloc_pinned_with_flags(words, CU_MEMHOSTALLOC_PORTABLE) };
         // SAFETY: as above; the device writes before `finish` reads.
         let results = unsafe {
-            let floats = largest.num_sequences * width;
+            let floats = largest.num_tokens * width;
             cuda.context.alloc_pinned_with_flags(floats, CU_MEMHOSTALLOC_PORTABLE)
         };
         let slot = Self {
@@ -74,7 +74,7 @@ impl Slot {
         Ok(slot)
     }
 
-    /// Copies `batch` in and enqueues its forward pass and the way back. `forward` is called where no graph
+    /// Copies `batch`, which comes to `num_rows` rows, in and enqueues its forward pass and the way back. `forward` is called where no graph
     /// of this size was captured yet.
     ///
     /// The batch before last must have been finished: its slot is this one.
@@ -85,7 +85,7 @@ impl Slot {
         &mut self,
         cuda: &Cuda,
         graphs: &mut Graphs,
-        batch: &Packed,
+        (batch, num_rows): (&Packed, usize),
         forward: impl FnOnce(&Batch) -> &'a Rows,
     ) -> Result<(), DeviceError> {
         let words = self.host.as_mut_slice().map_err(fault("reaching pinned memory"))?;
@@ -96,11 +96,11 @@ impl Slot {
         let device = &self.device;
         let source = graphs.replay(cuda, (self.index, bucket), || {
             let rows = forward(device);
-            assert_eq!(rows.width, self.width, "a row for each sequence");
+            assert_eq!(rows.width, self.width, "rows of the model");
             Source::of(cuda, rows)
         })?;
         self.results_are_f16 = source.is_f16;
-        self.copy_out(cuda, source, batch.num_sequences())?;
+        self.copy_out(cuda, source, num_rows)?;
         self.done.record(&cuda.stream).map_err(fault("marking the end of a batch"))
     }
 
@@ -119,17 +119,17 @@ impl Slot {
         &mut self,
         cuda: &Cuda,
         source: Source,
-        num_sequences: usize,
+        num_rows: usize,
     ) -> Result<(), DeviceError> {
         let results = self.results.as_mut_slice().map_err(fault("reaching pinned memory"))?;
-        let results = &mut results[..num_sequences * self.width];
+        let results = &mut results[..num_rows * self.width];
         let num_bytes = if source.is_f16 { results.len() * 2 } else { results.len() * 4 };
         let to = results.as_mut_ptr().cast::<u8>();
         // SAFETY: `to` begins at least `num_bytes` of pinned memory, borrowed alone here and read again
         // only by `finish`, after `done`.
         let to = unsafe { std::slice::from_raw_parts_mut(to, num_bytes) };
         let stream = cuda.stream.cu_stream();
-        // SAFETY: the results of `num_sequences` rows begin at the source; the slot outlives the copy.
+        // SAFETY: the results of `num_rows` rows begin at the source; the slot outlives the copy.
         unsafe { result::memcpy_dtoh_async(to, source.address, stream) }
             .map_err(fault("copying results from the device"))
     }
@@ -140,7 +140,7 @@ impl Slot {
         self.done.try_is_complete().unwrap_or(true)
     }
 
-    /// Waits for the batch begun last and writes its rows to `out`, `[num_sequences, width]`.
+    /// Waits for the batch begun last and writes its rows to `out`, `[num_rows, width]`.
     ///
     /// # Errors
     /// The batch failed, or was not done at `deadline`: then the device is lost.

@@ -5,7 +5,7 @@ mod threads;
 
 use std::fmt::Debug;
 
-use super::{Scorer, Spare};
+use super::{Grain, Scorer, Spare};
 use crate::engine::Backend;
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
@@ -18,8 +18,13 @@ pub trait Family<B: Backend>: Debug + Send + Sync + 'static {
     /// The activations of one thread.
     type Lane: Debug + Send;
 
-    /// Floats per sequence.
+    /// Floats per row.
     fn width(&self) -> usize;
+
+    /// Whether there is a row for each sequence or for each token.
+    fn grain(&self) -> Grain {
+        Grain::Sequence
+    }
 
     fn limits(&self) -> Limits;
 
@@ -29,7 +34,7 @@ pub trait Family<B: Backend>: Debug + Send + Sync + 'static {
     /// No memory on the device.
     fn lane(&self, backend: &B, max_tokens: usize) -> Result<Self::Lane, DeviceError>;
 
-    /// The rows of the result: one a sequence, `width()` wide.
+    /// The rows of the result, in the order of the batch: one a [`Grain`], `width()` wide.
     fn forward<'a>(&self, backend: &B, lane: &'a mut Self::Lane, batch: &B::Batch) -> &'a B::Rows;
 }
 
@@ -61,11 +66,17 @@ impl Limits {
         {
             return fault(format!("cu_seqlens does not span the {num_tokens} tokens of the batch"));
         }
-        for (i, bounds) in bounds.windows(2).enumerate() {
+        if batch.key_lens.len() != batch.num_sequences() {
+            return fault("key_lens does not tell of each sequence".to_owned());
+        }
+        for (i, (bounds, key_len)) in bounds.windows(2).zip(&batch.key_lens).enumerate() {
             let len = bounds[1].saturating_sub(bounds[0]) as usize;
             if !(1..=self.max_length).contains(&len) {
                 let max = self.max_length;
                 return fault(format!("sequence {i} has {len} tokens, not 1 to {max}"));
+            }
+            if !(1..=len).contains(&(*key_len as usize)) {
+                return fault(format!("sequence {i} of {len} tokens has {key_len} keys"));
             }
         }
         for (name, ids, bound) in [
@@ -81,9 +92,13 @@ impl Limits {
     }
 }
 
-/// `out` must have room for a row of `width` floats for each sequence.
-fn check_room(batch: &Packed, width: usize, out: &[f32]) -> Result<(), DeviceError> {
-    let expected = batch.num_sequences() * width;
+/// `out` must have room for all rows of `width` floats.
+fn check_room(
+    batch: &Packed,
+    (grain, width): (Grain, usize),
+    out: &[f32],
+) -> Result<(), DeviceError> {
+    let expected = grain.num_rows(batch) * width;
     if out.len() == expected {
         return Ok(());
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Family, Scorer, check_room};
+use super::{Family, Grain, Scorer, check_room};
 use crate::clock;
 use crate::engine::cuda::{Bucket, Cuda, Graphs, Slot};
 use crate::engine::packed::Packed;
@@ -79,7 +79,8 @@ impl<F: Family<Cuda>> Pipeline<F> {
         }
         let index = self.next_slot;
         let (family, cuda, activations) = (&self.family, &self.cuda, &mut self.activations);
-        self.slots[index].begin(cuda, &mut self.graphs, batch, |device_batch| {
+        let num_rows = family.grain().num_rows(batch);
+        self.slots[index].begin(cuda, &mut self.graphs, (batch, num_rows), |device_batch| {
             family.forward(cuda, activations, device_batch)
         })?;
         self.next_slot = (index + 1) % NUM_SLOTS;
@@ -90,6 +91,10 @@ impl<F: Family<Cuda>> Pipeline<F> {
 impl<F: Family<Cuda>> Scorer for Pipeline<F> {
     fn width(&self) -> usize {
         self.family.width()
+    }
+
+    fn grain(&self) -> Grain {
+        self.family.grain()
     }
 
     fn begin(&mut self, batch: &Packed) {
@@ -126,7 +131,7 @@ impl<F: Family<Cuda>> Scorer for Pipeline<F> {
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
         if self.begun.is_empty() {
-            check_room(batch, self.family.width(), out)?;
+            check_room(batch, (self.family.grain(), self.family.width()), out)?;
             self.begin(batch);
         }
         let slot = self.begun.pop_front();

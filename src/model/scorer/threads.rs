@@ -1,6 +1,6 @@
 //! Runs a model over a batch: cuts it into groups and lets the engine threads take them one by one.
 
-use super::{Family, Limits, Scorer, Spare, check_room};
+use super::{Family, Grain, Limits, Scorer, Spare, check_room};
 use crate::engine::Backend;
 use crate::engine::groups::Groups;
 use crate::engine::packed::Packed;
@@ -64,6 +64,10 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
         true
     }
 
+    fn grain(&self) -> Grain {
+        self.family.grain()
+    }
+
     fn spare(&self) -> Option<Spare> {
         let (backend, family) = (self.backend.clone(), Arc::clone(&self.family));
         let num_threads = self.pool.num_threads();
@@ -75,7 +79,8 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
         self.family.limits().check(batch)?;
-        check_room(batch, self.family.width(), out)?;
+        let (grain, width) = (self.family.grain(), self.family.width());
+        check_room(batch, (grain, width), out)?;
         self.groups.deal(&batch.cu_seqlens, self.family.limits().token_cost);
         for lane in &self.lanes {
             let mut lane = lock(lane);
@@ -101,14 +106,20 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
         };
         self.pool.run(&job).map_err(DeviceError::new)?;
 
-        let width = self.family.width();
         for lane in &self.lanes {
             let mut lane = lock(lane);
             if let Some(fault) = lane.fault.take() {
                 return Err(fault);
             }
-            for (i, result) in lane.scored.iter().zip(lane.results.chunks_exact(width)) {
-                out[*i as usize * width..][..width].copy_from_slice(result);
+            let mut results = lane.results.as_slice();
+            for i in &lane.scored {
+                let rows = match grain {
+                    Grain::Sequence => *i as usize..*i as usize + 1,
+                    Grain::Token => batch.rows(*i as usize),
+                };
+                let (result, rest) = results.split_at(rows.len() * width);
+                out[rows.start * width..rows.end * width].copy_from_slice(result);
+                results = rest;
             }
         }
         Ok(())
@@ -139,7 +150,8 @@ impl<L> Lane<L> {
             self.group.push_sequence(batch, *i as usize);
         }
         let start = self.results.len();
-        self.results.resize(start + members.len() * family.width(), 0.0);
+        let num_rows = family.grain().num_rows(&self.group);
+        self.results.resize(start + num_rows * family.width(), 0.0);
         let rows = family.forward(backend, &mut self.activations, &self.group);
         backend.read(rows, &mut self.results[start..])?;
         self.scored.extend_from_slice(members);

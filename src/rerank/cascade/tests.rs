@@ -18,6 +18,7 @@ use crate::model::source::ModelFiles;
 use crate::request::Truncation;
 use crate::rerank::models::{Scoring, Serving};
 use crate::rerank::{Host, Options, Prepared, prepare};
+use crate::score::MatrixOptions;
 
 /// Gives every sequence `sign` times the hash of its tokens; counts what it was asked.
 struct Device {
@@ -94,6 +95,7 @@ fn serving(name: &str, device: Device, tokens_per_second: f64, host: &Host) -> S
         max_timeout: Duration::from_secs(60),
         device_timeout: Duration::from_secs(60),
         score_cache_bytes: 0,
+        matrices: MatrixOptions::default(),
     };
     let service = Service::start(name.into(), prepared, &options, host).unwrap();
     Serving::new(Scoring::Model(Box::new(service)), facts(name), None)
@@ -189,6 +191,7 @@ fn response(raws: &[f32]) -> RerankResponse {
         labels: Vec::new(),
         prompt_tokens: 10 * raws.len(),
         num_chars: 0,
+        num_precomputed: 0,
         is_degraded: false,
         stamps: Stamps::at(clock::now()),
     }

@@ -40,6 +40,8 @@ pub(super) struct Kernels {
     pub(super) gate: unsafe fn(&GateArgs<u16>),
     pub(super) rotate: unsafe fn(&RotateArgs<u16>),
     pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
+    /// Late interaction in bf16, where that is faster than in f32.
+    pub(super) max_sim: Option<unsafe fn(&MaxSimArgs)>,
 }
 
 /// How the bytes of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no
@@ -106,6 +108,22 @@ pub(super) struct EncodeArgs {
     pub(super) rows: usize,
     pub(super) width: usize,
     pub(super) stride: usize,
+}
+
+/// `best[i]` is the largest product of vector `i` of the panels with a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MaxSimArgs {
+    /// `[num_rows, steps * STEP_DWORDS]` pairs of bf16; whole blocks of [`BLOCK_ROWS`] rows may be read.
+    pub(super) rows: *const u16,
+    /// In numbers.
+    pub(super) stride: usize,
+    pub(super) num_rows: usize,
+    pub(super) steps: usize,
+    /// `[num_panels][steps * STEP_DWORDS][panel]` pairs of bf16.
+    pub(super) panels: *const u16,
+    pub(super) num_panels: usize,
+    /// `[num_panels * panel]`
+    pub(super) best: *mut f32,
 }
 
 /// The number that the upper half of an f32's bits stands for.

@@ -10,8 +10,17 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 const PANEL: usize = 16;
 
-pub(in crate::engine::cpu) static KERNELS: Kernels =
-    Kernels { panel: PANEL, linear_int8, linear_bf16, encode, add_norm, gate, rotate, head_norm };
+pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
+    panel: PANEL,
+    linear_int8,
+    linear_bf16,
+    encode,
+    add_norm,
+    gate,
+    rotate,
+    head_norm,
+    max_sim: None,
+};
 
 /// # Safety
 /// `args` describes valid memory and `out` overlaps nothing else.

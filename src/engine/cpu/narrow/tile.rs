@@ -200,6 +200,7 @@ macro_rules! narrow_table {
             gate: $entry::gate,
             rotate: $entry::rotate,
             head_norm: $entry::head_norm,
+            max_sim: None,
         };
     };
 }

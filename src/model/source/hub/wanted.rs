@@ -13,9 +13,10 @@ const TOKENIZER: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.txt";
 
 /// Fetched where a repository has them; a model may do without any of these.
-pub(super) const OPTIONAL: [&str; 10] = [
+pub(super) const OPTIONAL: [&str; 11] = [
     "1_Pooling/config.json",
     "adapter_config.json",
+    "artifact.metadata",
     "config_sentence_transformers.json",
     "golden.json",
     "model.toml",

@@ -4,6 +4,7 @@
 
 pub(in crate::engine::cpu) mod attention;
 mod linear;
+mod max_sim;
 
 use super::finish::finish_row;
 use super::{Kernels, STEP_BYTES, avx512};
@@ -27,6 +28,7 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     gate: avx512::BF16.gate,
     rotate: avx512::BF16.rotate,
     head_norm: avx512::BF16.head_norm,
+    max_sim: Some(max_sim::max_sim),
 };
 
 /// Whether the CPU has AMX with both kinds of products and the system lets this process use it.
