@@ -7,8 +7,17 @@ pub use rerankd::{clock, engine, error, health, metrics, model, request};
 pub mod admit;
 #[path = "../../src/batch/mod.rs"]
 pub mod batch;
-#[path = "../../src/score/mod.rs"]
-pub mod score;
+
+/// Of what is kept, the rows and the flights; vectors on a disk have no locks of ours.
+#[path = "../../src/score"]
+pub mod score {
+    mod cache;
+    mod flight;
+    mod key;
+
+    pub use cache::{Claim, Scores};
+    pub use key::{Key, Scope};
+}
 
 /// In the place of the standard library's.
 pub mod sync {
