@@ -2,6 +2,9 @@
 //! half by priorities that change seldom (PCT; Burckhardt et al., ASPLOS 2010), from a fixed seed; one that breaks a
 //! promise is printed. `RERANKD_SCHEDULES` asks for more of them.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 mod admission;
 mod batching;
 mod flights;
