@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rerankd::api::{Incoming, Limits, Parsed, Rejected, credentials, parse};
 use rerankd::clock;
-use rerankd::request::{Inputs, RerankRequest, RerankResponse, Score, Scored, Stamps};
+use rerankd::request::{RerankRequest, RerankResponse, Score, Scored, Stamps};
 use serde_json::Value;
 
 /// A first line of a path and headers, `/v2/rerank<TAB>api-key: k`, and below it the body. Whatever comes in, an
@@ -46,10 +46,6 @@ fn scored(request: &RerankRequest) -> RerankResponse {
     let score = Score { raw: -1.5, activated: 0.2, probability: 0.2 };
     let result = Scored { score, tokens: 9, truncated_tokens: 0, chunks: 1 };
     let results = vec![result; request.inputs.len()];
-    let num_chars = match &request.inputs {
-        Inputs::OneQuery { query, .. } => query.len(),
-        Inputs::Pairs(_) | Inputs::Texts(_) => 7,
-    };
     RerankResponse {
         id: request.id.clone(),
         model: "model".to_owned(),
@@ -57,7 +53,7 @@ fn scored(request: &RerankRequest) -> RerankResponse {
         results,
         labels: vec!["LABEL_0".to_owned()],
         prompt_tokens: 9,
-        num_chars,
+        num_chars: request.inputs.num_chars(),
         num_precomputed: 0,
         is_degraded: false,
         stamps: Stamps::at(clock::now()),
