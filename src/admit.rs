@@ -157,6 +157,10 @@ impl Admission {
             Inputs::Texts(texts) | Inputs::Documents(texts) => {
                 texts.iter().map(|text| pair(text.len(), 0)).sum()
             }
+            Inputs::Tokens(texts) => {
+                let tokens = texts.iter().map(|ids| ids.len() + TOKENS_PER_PAIR);
+                tokens.map(|tokens| tokens.min(self.bounds.max_length)).sum()
+            }
         }
     }
 }

@@ -13,7 +13,7 @@
 //!   -> plan       batch::plan           pure: what goes to the device next
 //!   -> batch      batch::layout         packed token rows, nothing padded
 //!   -> rows       batch::worker         the engine runs the model
-//!   -> scores     rerank::fold          rows -> one score a document
+//!   -> scores     rerank::fold          rows -> one score a document, or (rerank::embed) one vector a text
 //!   -> dialect    api::Dialect::reply   RerankResponse -> the client's words
 //! ```
 

@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{
 };
 
 use crate::error::{DeviceError, Error, Fault};
-use crate::request::{RerankResponse, Stamps};
+use crate::request::{Stamps, Tally};
 
 pub use matrices::MatrixCounts;
 pub use models::{Load, ModelState, model_page};
@@ -350,15 +350,14 @@ impl Metrics {
         .increment(1);
     }
 
-    /// A scoring request got its scores.
-    pub fn scored(&self, response: &RerankResponse, took: Duration) {
+    /// A scoring request got its scores, or its vectors.
+    pub fn scored(&self, tally: &Tally<'_>, took: Duration) {
         self.request_seconds.record(took);
-        self.request_documents.record(response.results.len() as f64);
-        self.pairs.increment(response.results.len() as u64);
-        self.tokens.increment(response.prompt_tokens as u64);
-        let truncated = response.results.iter().filter(|result| result.truncated_tokens > 0);
-        self.truncated.increment(truncated.count() as u64);
-        self.stages(&response.stamps);
+        self.request_documents.record(tally.num_texts as f64);
+        self.pairs.increment(tally.num_texts as u64);
+        self.tokens.increment(tally.prompt_tokens as u64);
+        self.truncated.increment(tally.num_truncated as u64);
+        self.stages(&tally.stamps);
     }
 
     fn stages(&self, stamps: &Stamps) {

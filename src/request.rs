@@ -1,7 +1,7 @@
-//! The one request and the one response behind every dialect.
+//! The requests and responses behind every dialect: one pair for scores, one for vectors.
 //!
-//! `api` turns wire bodies into a [`RerankRequest`] and a [`RerankResponse`] back into a body; no other
-//! room knows how a client spelled its fields.
+//! `api` turns wire bodies into a [`RerankRequest`] or an [`EmbedRequest`], and a [`RerankResponse`] or an
+//! [`EmbedResponse`] back into a body; no other room knows how a client spelled its fields.
 
 use std::time::{Duration, Instant};
 
@@ -45,19 +45,22 @@ pub enum Inputs {
         documents: Vec<String>,
     },
     Pairs(Vec<(String, String)>),
-    /// Single texts for a classifier (TEI `/predict`).
+    /// Single texts, for a classifier (TEI `/predict`) or for vectors.
     Texts(Vec<String>),
+    /// Single texts as ids of the model's tokenizer, for vectors.
+    Tokens(Vec<Vec<u32>>),
     /// Documents whose vectors are to be kept. They get no scores.
     Documents(Vec<String>),
 }
 
 impl Inputs {
-    /// The number of texts or pairs: of scores, if they get any.
+    /// The number of texts or pairs: of scores or vectors, if they get any.
     pub fn len(&self) -> usize {
         match self {
             Self::OneQuery { documents, .. } => documents.len(),
             Self::Pairs(pairs) => pairs.len(),
             Self::Texts(texts) | Self::Documents(texts) => texts.len(),
+            Self::Tokens(texts) => texts.len(),
         }
     }
 
@@ -79,6 +82,9 @@ impl Inputs {
             Self::Pairs(pairs) => Self::Pairs(indices.iter().map(|&i| pairs[i].clone()).collect()),
             Self::Texts(texts) => Self::Texts(of(texts)),
             Self::Documents(texts) => Self::Documents(of(texts)),
+            Self::Tokens(texts) => {
+                Self::Tokens(indices.iter().map(|&i| texts[i].clone()).collect())
+            }
         }
     }
 
@@ -90,6 +96,7 @@ impl Inputs {
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| a.len() + b.len()).sum(),
             Self::Texts(texts) | Self::Documents(texts) => texts.iter().map(String::len).sum(),
+            Self::Tokens(_) => 0,
         }
     }
 
@@ -102,8 +109,48 @@ impl Inputs {
             }
             Self::Pairs(pairs) => pairs.iter().map(|(a, b)| count(a) + count(b)).sum(),
             Self::Texts(texts) | Self::Documents(texts) => texts.iter().map(count).sum(),
+            Self::Tokens(_) => 0,
         }
     }
+}
+
+/// A request for the vectors of texts: admitted, cancelled and answered as one unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedRequest {
+    /// As in [`RerankRequest`], like all that is not explained here.
+    pub id: String,
+    pub model: Option<String>,
+    /// [`Inputs::Texts`] or [`Inputs::Tokens`].
+    pub inputs: Inputs,
+    pub prompt: PromptChoice,
+    pub truncation: Truncation,
+    /// Only so many of the first components, for models trained so that these suffice.
+    pub dimensions: Option<usize>,
+    /// Whether vectors get length one, whatever the model's own modules do.
+    pub normalize: bool,
+    pub timeout: Option<Duration>,
+    pub priority: u16,
+    pub may_cache: bool,
+}
+
+/// Which of the model's prompts is put before each text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptChoice {
+    /// The one that the model names as its default, if it does.
+    Default,
+    /// The one of this name, as the model's configuration has it.
+    Named(String),
+    /// The one for this purpose, if the model has one, else the default.
+    For(Purpose),
+}
+
+/// What a vector is for, as far as clients and models tell it apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Query,
+    Document,
+    Classification,
+    Clustering,
 }
 
 /// What happens to texts that do not fit. Limits are in tokens of the model's tokenizer.
@@ -177,6 +224,91 @@ impl RerankResponse {
     /// What Cohere would bill, before it counts long documents twice.
     pub fn search_units(&self) -> usize {
         self.results.len().div_ceil(DOCUMENTS_PER_SEARCH_UNIT).max(1)
+    }
+}
+
+/// The vectors of a request, in request order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedResponse {
+    pub id: String,
+    /// The served name of the model.
+    pub model: String,
+    /// `[num_texts, dimensions]`, row-major.
+    pub vectors: Vec<f32>,
+    pub dimensions: usize,
+    /// Of each text, tokens that were cut away.
+    pub truncated_tokens: Vec<usize>,
+    /// Tokens that went through the model, special tokens and prompts included.
+    pub prompt_tokens: usize,
+    /// UTF-8 characters of text, prompts included.
+    pub num_chars: usize,
+    pub stamps: Stamps,
+}
+
+impl EmbedResponse {
+    /// The vectors, one a text.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.vectors.chunks_exact(self.dimensions)
+    }
+}
+
+/// What books, log and headers take from an answer, whatever it holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Tally<'a> {
+    pub id: &'a str,
+    pub model: &'a str,
+    /// Documents, pairs or texts.
+    pub num_texts: usize,
+    /// Those of which tokens were cut away.
+    pub num_truncated: usize,
+    pub prompt_tokens: usize,
+    pub num_chars: usize,
+    pub search_units: usize,
+    /// Numbers in the answer.
+    pub num_values: usize,
+    /// Whether it is less than was asked for: the cheap order of a cascade.
+    pub is_degraded: bool,
+    pub stamps: Stamps,
+}
+
+/// An answer of either kind.
+pub trait Answer {
+    fn tally(&self) -> Tally<'_>;
+}
+
+impl Answer for RerankResponse {
+    fn tally(&self) -> Tally<'_> {
+        let truncated = self.results.iter().filter(|result| result.truncated_tokens > 0);
+        Tally {
+            id: &self.id,
+            model: &self.model,
+            num_texts: self.results.len(),
+            num_truncated: truncated.count(),
+            prompt_tokens: self.prompt_tokens,
+            num_chars: self.num_chars,
+            search_units: self.search_units(),
+            num_values: self.results.len(),
+            is_degraded: self.is_degraded,
+            stamps: self.stamps,
+        }
+    }
+}
+
+impl Answer for EmbedResponse {
+    fn tally(&self) -> Tally<'_> {
+        Tally {
+            id: &self.id,
+            model: &self.model,
+            num_texts: self.truncated_tokens.len(),
+            num_truncated: self.truncated_tokens.iter().filter(|cut| **cut > 0).count(),
+            prompt_tokens: self.prompt_tokens,
+            num_chars: self.num_chars,
+            // A vector is no search.
+            search_units: 0,
+            num_values: self.vectors.len(),
+            is_degraded: false,
+            stamps: self.stamps,
+        }
     }
 }
 

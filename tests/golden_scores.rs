@@ -15,7 +15,7 @@ use rerankd::engine::packed::Packed;
 use rerankd::model::head::cosine;
 use rerankd::model::loader::{LoadOptions, load};
 use rerankd::model::source::ModelFiles;
-use rerankd::request::{Inputs, Truncation};
+use rerankd::request::{Inputs, PromptChoice, Truncation};
 use rerankd::rerank::{Prepared, prepare};
 use rerankd::tokenize::Item;
 use serde::Deserialize;
@@ -47,6 +47,15 @@ impl Scored {
     fn row(&self, sequence: usize) -> &[f32] {
         &self.rows[sequence * self.width..(sequence + 1) * self.width]
     }
+}
+
+/// A text behind one of the model's prompts, and the vector that `tests/golden/make.py` got for it.
+#[derive(Deserialize)]
+struct GoldenVector {
+    text: String,
+    prompt: Option<String>,
+    vector: Vec<f32>,
+    num_tokens: usize,
 }
 
 fn score(name: &str, folder: &str, isa: Isa, dtype: Dtype) -> Scored {
@@ -148,6 +157,28 @@ fn qwen2_and_llama_give_the_reference_logits() {
 }
 
 #[test]
+fn gemma_gives_the_reference_logits() {
+    check_family("tiny-bge-reranker-v2-gemma", 1.4e-2, 3.3e-2);
+    check_family("tiny-gemma-score", 9.5e-3, 4.8e-2);
+    check_family("tiny-gemma2", 3e-2, 9.6e-2);
+}
+
+#[test]
+fn deberta_gives_the_reference_logits() {
+    check_family("tiny-deberta-v3", 2.8e-3, 7e-3);
+}
+
+#[test]
+fn gte_gives_the_reference_logits() {
+    check_family("tiny-gte-new", 4.5e-3, 2.2e-2);
+}
+
+#[test]
+fn an_encoder_with_modules_for_its_head_gives_the_reference_logits() {
+    check_family("tiny-ettin", 1.3e-2, 3.5e-2);
+}
+
+#[test]
 fn modernbert_gives_the_reference_logits() {
     check_family("tiny-modernbert", 1.3e-2, 5e-2);
     check_family("tiny-modernbert-cls", 2.5e-2, 3.2e-2);
@@ -177,5 +208,59 @@ fn an_encoder_gives_the_reference_cosines() {
             let expected = golden.cosine;
             assert!((got - expected).abs() <= TOLERANCE, "{isa:?} pair {i}: {got}, not {expected}");
         }
+    }
+}
+
+/// An encoder's vectors, with its prompts, cut to its length where they are too long.
+fn check_vectors(name: &str) {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let json = std::fs::read(root.join(format!("{name}-vectors.json"))).unwrap();
+    let golden: Vec<GoldenVector> = serde_json::from_slice(&json).unwrap();
+    let files = ModelFiles::open_folder(&root.join(name)).unwrap();
+    for isa in Isa::distinct(Dtype::F32) {
+        let options = LoadOptions {
+            isa: Some(isa),
+            threads: NonZeroUsize::new(2),
+            dtype: Some(Dtype::F32),
+            ..LoadOptions::default()
+        };
+        let Prepared { encoder, mut scorers, .. } = prepare(&files, &options).unwrap();
+        let texts = golden.iter().map(|golden| {
+            let named = golden.prompt.clone().map(PromptChoice::Named);
+            let prompt = named.map_or("", |choice| encoder.prompts().choose(&choice).unwrap());
+            format!("{prompt}{}", golden.text)
+        });
+        let inputs = Inputs::Texts(texts.collect());
+        let tokenized = encoder.tokenize(&inputs, &Truncation::default()).unwrap();
+        let mut packed = Packed::with_capacity(0, 0);
+        for (i, golden) in golden.iter().enumerate() {
+            let (input_ids, first_segment_len) = tokenized.sequences.get(i);
+            packed.push(input_ids, first_segment_len);
+            assert_eq!(input_ids.len(), golden.num_tokens, "{name} text {i}");
+        }
+        let width = scorers[0].width();
+        let mut rows = vec![0.0; packed.num_sequences() * width];
+        scorers[0].score(&packed, &mut rows).unwrap();
+        let mut worst = 0f32;
+        for (i, (row, golden)) in rows.chunks(width).zip(&golden).enumerate() {
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert_eq!(golden.vector.len(), width);
+            for (got, expected) in row.iter().map(|x| x / length).zip(&golden.vector) {
+                let difference = (got - expected).abs();
+                assert!(
+                    difference <= TOLERANCE,
+                    "{name} on {isa:?}, text {i}: {got}, not {expected}"
+                );
+                worst = worst.max(difference);
+            }
+        }
+        println!("{name} on {isa:?}: largest difference {worst:e}");
+    }
+}
+
+#[test]
+fn encoders_give_the_reference_vectors_behind_their_prompts() {
+    for name in ["tiny-encoder", "tiny-e5", "tiny-modernbert-embed", "tiny-distilbert-embed"] {
+        check_vectors(name);
     }
 }

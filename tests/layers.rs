@@ -11,7 +11,7 @@ use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{
     AttentionKind, Backend, Dtype, Epilogue, Gate, LinearInit, MaxSim, NormInit, NormKind, Pooling,
-    Queries, RopeInit, Window,
+    Queries, RelativeInit, RopeInit, Window,
 };
 
 use values::values;
@@ -71,7 +71,8 @@ fn assert_close(cpu: &Cpu, got: &[f32], expected: &[f32], tolerance: f32) {
 }
 
 fn kind(queries: Queries, heads: (usize, usize), window: Window) -> AttentionKind {
-    AttentionKind { queries, num_heads: heads.0 * heads.1, num_kv_heads: heads.1, window }
+    let (num_heads, num_kv_heads) = (heads.0 * heads.1, heads.1);
+    AttentionKind { queries, num_heads, num_kv_heads, window, softcap: None }
 }
 
 fn attention(cpu: &Cpu, lens: &[usize], kind: &AttentionKind, dim: usize, seed: u64) -> Vec<f32> {
@@ -80,6 +81,36 @@ fn attention(cpu: &Cpu, lens: &[usize], kind: &AttentionKind, dim: usize, seed: 
     let mut scratch = cpu.scratch(lens.iter().copied().max().unwrap_or(1), dim).unwrap();
     let mut out = cpu.rows(batch.num_tokens(), kind.num_heads * dim).unwrap();
     cpu.attention(&qkv, &batch, kind, &mut scratch, &mut out);
+    read(cpu, &out)
+}
+
+/// The longest sequence of those tests.
+const MAX_LENGTH: usize = 100;
+
+/// The bucket of a distance: near ones have their own, the others share the outer ones.
+fn bucket(distance: isize, num_buckets: usize) -> u32 {
+    (distance + num_buckets as isize / 2).clamp(0, num_buckets as isize - 1) as u32
+}
+
+fn relative_attention(
+    cpu: &Cpu,
+    lens: &[usize],
+    queries: Queries,
+    (num_heads, head_dim, num_buckets): (usize, usize, usize),
+    seed: u64,
+) -> Vec<f32> {
+    let batch = packed(lens);
+    let kind = AttentionKind::full(queries, num_heads);
+    let qkv = product(cpu, batch.num_tokens(), kind.num_row_heads() * head_dim, seed);
+    let len = num_heads * num_buckets * head_dim;
+    let farthest = MAX_LENGTH as isize - 1;
+    let buckets: Vec<_> = (-farthest..=farthest).map(|d| bucket(d, num_buckets)).collect();
+    let (keys, from) = (values(seed + 7, len), values(seed + 8, len));
+    let init = RelativeInit { keys: &keys, queries: &from, num_heads, head_dim, buckets: &buckets };
+    let relative = cpu.prepare_relative(&init).unwrap();
+    let mut scratch = cpu.relative_scratch(MAX_LENGTH, &relative).unwrap();
+    let mut out = cpu.rows(batch.num_tokens(), num_heads * head_dim).unwrap();
+    cpu.relative_attention(&qkv, &batch, &kind, &relative, &mut scratch, &mut out);
     read(cpu, &out)
 }
 
@@ -98,14 +129,33 @@ proptest! {
     fn attention_gives_the_reference_for_any_window_and_sharing_of_keys(
         lens in prop::collection::vec(1usize..150, 1..4), window in windows(),
         heads in (1usize..4, 1usize..3), dim in 1usize..7, seed in 0u64..1000,
+        softcap in prop::option::of(0.5f32..8.0),
     ) {
         for dtype in DTYPES {
             for queries in [Queries::All, Queries::First] {
-                let kind = kind(queries, heads, window);
+                let kind = AttentionKind { softcap, ..kind(queries, heads, window) };
                 let expected = attention(&cpu(Isa::Portable, dtype), &lens, &kind, 8 * dim, seed);
                 for cpu in simd(dtype) {
                     let got = attention(&cpu, &lens, &kind, 8 * dim, seed);
                     assert_close(&cpu, &got, &expected, 2.0 * tolerance(dtype));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_that_count_distances_give_the_reference(
+        lens in prop::collection::vec(1usize..100, 1..4), num_heads in 1usize..3, dim in 1usize..7,
+        num_buckets in 1usize..40, seed in 0u64..1000,
+    ) {
+        for dtype in DTYPES {
+            for queries in [Queries::All, Queries::First] {
+                let run = |cpu: &Cpu| {
+                    relative_attention(cpu, &lens, queries, (num_heads, 8 * dim, num_buckets), seed)
+                };
+                let expected = run(&cpu(Isa::Portable, dtype));
+                for cpu in simd(dtype) {
+                    assert_close(&cpu, &run(&cpu), &expected, 2.0 * tolerance(dtype));
                 }
             }
         }
@@ -272,6 +322,53 @@ fn the_portable_attention_sees_its_window_and_its_group_alone() {
                 let got = f64::from(got[t * 6 * dim + head * dim + d]);
                 assert!((got - sum).abs() < 1e-5, "query {t} of head {head}: {got}, not {sum}");
             }
+        }
+    }
+}
+
+/// Against sums written out: both products with the vectors of a distance, and the cap of a score.
+#[test]
+fn the_portable_attention_counts_distances_and_caps_scores() {
+    let (dim, len, num_heads, num_buckets) = (8, 20, 2, 7);
+    let cpu = cpu(Isa::Portable, Dtype::F32);
+    let width = 3 * num_heads * dim;
+    let qkv = read(&cpu, &product(&cpu, len, width, 9));
+    let of = |t: usize, head: usize| &qkv[t * width + head * dim..][..dim];
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let vectors = num_heads * num_buckets * dim;
+    let (keys, queries) = (values(16, vectors), values(17, vectors));
+    let vector = |vectors: &[f32], head: usize, t: usize, s: usize| {
+        let bucket = bucket(t as isize - s as isize, num_buckets) as usize;
+        vectors[(head * num_buckets + bucket) * dim..][..dim].to_vec()
+    };
+    let relative = relative_attention(&cpu, &[len], Queries::All, (num_heads, dim, num_buckets), 9);
+    let cap = 0.7;
+    let capped = AttentionKind {
+        softcap: Some(cap as f32),
+        ..kind(Queries::All, (1, num_heads), Window::ALL)
+    };
+    let capped = attention(&cpu, &[len], &capped, dim, 9);
+    for (t, head) in (0..len).flat_map(|t| [(t, 0), (t, 1)]) {
+        let (query, key) = (of(t, head), |s| of(s, num_heads + head));
+        let distance = |s: usize| {
+            dot(query, &vector(&keys, head, t, s)) + dot(key(s), &vector(&queries, head, t, s))
+        };
+        let by_distance = |s: usize| dot(query, key(s)) + distance(s);
+        let by_cap = |s: usize| cap * (dot(query, key(s)) / cap).tanh();
+        let expected = |score: &dyn Fn(usize) -> f64, d: usize| {
+            let weights: Vec<f64> = (0..len).map(|s| score(s).exp2()).collect();
+            let of_value = |s: usize| f64::from(of(s, 2 * num_heads + head)[d]);
+            let sum: f64 = weights.iter().enumerate().map(|(s, w)| w * of_value(s)).sum();
+            sum / weights.iter().sum::<f64>()
+        };
+        for d in 0..dim {
+            let at = t * num_heads * dim + head * dim + d;
+            let (got, sum) = (f64::from(relative[at]), expected(&by_distance, d));
+            assert!((got - sum).abs() < 1e-5, "query {t} of head {head}: {got}, not {sum}");
+            let (got, sum) = (f64::from(capped[at]), expected(&by_cap, d));
+            assert!((got - sum).abs() < 1e-5, "capped query {t} of head {head}: {got}, not {sum}");
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Damaged or foreign model files give an error that names the file and the part; nothing panics.
 
+// `allow-unwrap-in-tests` sees test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
+#[path = "published/mod.rs"]
+mod published;
+
 use proptest::prelude::*;
+use rerankd::engine::Dtype;
 use rerankd::error::ModelError;
 use rerankd::model::loader::{LoadOptions, check_config, load};
 use rerankd::model::source::ModelFiles;
@@ -179,6 +186,34 @@ fn a_config_of_each_family_names_the_field_without_code() {
         ("BAAI/bge-reranker-base", "pad_token_id", json!(-1)),
         ("BAAI/bge-reranker-base", "model_type", json!("roberta")),
         ("BAAI/bge-reranker-base", "quantization_config", json!({"quant_method": "gptq"})),
+        ("BAAI/bge-reranker-base", "quantization_config", json!({"quant_method": "awq"})),
+        ("BAAI/bge-reranker-base", "quantization_config", json!({"quant_method": "bitsandbytes"})),
+        (
+            "BAAI/bge-reranker-base",
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors"}),
+        ),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "relative_attention", json!(false)),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "share_att_key", json!(false)),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "position_biased_input", json!(true)),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "pos_att_type", json!("c2p")),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "conv_kernel_size", json!(3)),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "embedding_size", json!(128)),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "norm_rel_ebd", json!("batch_norm")),
+        ("mixedbread-ai/mxbai-rerank-base-v1", "position_buckets", json!(1u64 << 40)),
+        ("Alibaba-NLP/gte-multilingual-reranker-base", "position_embedding_type", json!("alibi")),
+        ("Alibaba-NLP/gte-multilingual-reranker-base", "pack_qkv", json!(false)),
+        ("Alibaba-NLP/gte-multilingual-reranker-base", "logn_attention_scale", json!(true)),
+        ("Alibaba-NLP/gte-multilingual-reranker-base", "layer_norm_type", json!("rms_norm")),
+        (
+            "Alibaba-NLP/gte-multilingual-reranker-base",
+            "rope_scaling",
+            json!({"type": "dynamic", "factor": 2}),
+        ),
+        ("google/gemma-2-2b", "sliding_window", json!(0)),
+        ("google/gemma-2-2b", "attn_logit_softcapping", json!(-1.0)),
+        ("google/gemma-2-2b", "query_pre_attn_scalar", json!("many")),
+        ("google/gemma-2-2b", "layer_types", json!(["full_attention"])),
         ("cross-encoder/ms-marco-electra-base", "embedding_size", json!(0)),
         ("distilbert-base-uncased with one label", "n_heads", json!(7)),
         ("Qwen/Qwen3-Reranker-0.6B", "num_key_value_heads", json!(5)),
@@ -247,6 +282,118 @@ fn a_language_model_without_its_prompt_is_refused() {
     refused(Some(&format!("{known}answer = 'x'\n")), &["model.toml", "answer"]);
     let perhaps = format!("{known}yes = 'perhaps not'\n");
     refused(Some(&perhaps), &["tokenizer.json", "perhaps not"]);
+}
+
+/// The smallest ones; `published_models` runs them all.
+#[test]
+fn the_smallest_published_models_run() {
+    let configs: Value = serde_json::from_str(include_str!("published_configs.json")).unwrap();
+    for name in ["cross-encoder/ms-marco-MiniLM-L6-v2", "mixedbread-ai/mxbai-rerank-xsmall-v1"] {
+        let (logits, _) = published::run(name, &configs[name], Dtype::Bf16);
+        assert!(logits.iter().all(|logit| logit.is_finite()), "{name}: {logits:?}");
+    }
+}
+
+#[test]
+fn code_that_comes_with_a_checkpoint_is_not_run() {
+    let config = json!({
+        "architectures": ["JinaForRanking"], "model_type": "qwen3",
+        "auto_map": {"AutoModel": "modeling.JinaForRanking"},
+    });
+    let error = check_config(config.to_string().as_bytes()).unwrap_err();
+    assert_names(&error, &["config.json", "JinaForRanking", "auto_map"]);
+}
+
+#[test]
+fn weights_of_another_format_are_named() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
+    let config = std::fs::read(source.join("config.json")).unwrap();
+    for (file, format) in [
+        ("model-Q4_K_M.gguf", "GGUF"),
+        ("onnx/model.onnx", "ONNX"),
+        ("pytorch_model.bin", "pickle"),
+    ] {
+        let folder = folder(&[("config.json", &config)]);
+        std::fs::create_dir(folder.path().join("onnx")).unwrap();
+        std::fs::write(folder.path().join(file), b"x").unwrap();
+        let files = ModelFiles::open_folder(folder.path()).unwrap();
+        let error = load(&files, &LoadOptions::default()).unwrap_err();
+        assert_names(&error, &[file, format, "safetensors"]);
+    }
+}
+
+/// A copy of the model whose head is modules, changed by `change`.
+fn modular(change: impl Fn(&Path)) -> ModelError {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-ettin");
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy_all = |from: &Path, to: &Path| {
+        for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            if file.path().is_file() {
+                std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+    };
+    copy_all(&source, folder.path());
+    for module in ["1_Pooling", "2_Dense", "3_LayerNorm", "4_Dense"] {
+        std::fs::create_dir(folder.path().join(module)).unwrap();
+        copy_all(&source.join(module), &folder.path().join(module));
+    }
+    change(folder.path());
+    let options = LoadOptions { threads: NonZeroUsize::new(1), ..LoadOptions::default() };
+    load(&ModelFiles::open_folder(folder.path()).unwrap(), &options).expect_err("a broken head")
+}
+
+#[test]
+fn a_head_of_modules_names_what_has_no_code() {
+    let edit = |file: &str, from: &str, to: &str| {
+        modular(|folder| {
+            let path = folder.join(file);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{file} has {from}");
+            std::fs::write(path, text.replace(from, to)).unwrap();
+        })
+    };
+    let refused = |file: &str, from: &str, to: &str, part: &str| {
+        assert_names(&edit(file, from, to), &[file, part]);
+    };
+    let dense = "2_Dense/config.json";
+    refused(dense, "activation.GELU", "activation.Mish", "Mish");
+    refused(dense, "\"in_features\": 64", "\"in_features\": 0", "in_features");
+    refused(dense, "{", "{\"use_residual\": true,", "use_residual");
+    refused("4_Dense/config.json", "linear.Identity", "activation.Tanh", "activation_function");
+    refused("1_Pooling/config.json", "\"cls\"", "\"max\"", "pooling_mode");
+    refused("modules.json", "layer_norm.LayerNorm", "lstm.LSTM", "LSTM");
+    refused("config_sentence_transformers.json", "linear.Identity", "activation.ELU", "ELU");
+    let narrow = edit(dense, "\"in_features\": 64", "\"in_features\": 32");
+    assert_names(&narrow, &["modules.json", "2_Dense", "32", "64"]);
+    let missing = modular(|folder| {
+        std::fs::remove_file(folder.join("3_LayerNorm/model.safetensors")).unwrap();
+    });
+    assert_names(&missing, &["3_LayerNorm/model.safetensors"]);
+}
+
+#[test]
+fn more_labels_than_two_rank_by_the_one_that_is_named() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
+    let load_with = |recipe: Option<&str>| {
+        let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+        let config =
+            config.replace("\"1\": \"relevant\"", "\"1\": \"relevant\", \"2\": \"neutral\"");
+        let folder = folder(&[("config.json", config.as_bytes())]);
+        std::fs::copy(source.join("vocab.txt"), folder.path().join("vocab.txt")).unwrap();
+        if let Some(recipe) = recipe {
+            std::fs::write(folder.path().join("model.toml"), recipe).unwrap();
+        }
+        let files = ModelFiles::open_folder(folder.path()).unwrap();
+        rerankd::model::loader::load_with(&files, &Weights::made_up(), &LoadOptions::default())
+    };
+    assert!(!load_with(None).unwrap().head.can_rank());
+    let head = load_with(Some("rank_by = 'relevant'\n")).unwrap().head;
+    assert!(head.can_rank());
+    let score = head.score(&[1.0, 3.0, 2.0]).unwrap();
+    assert!((score.probability - 0.665_241).abs() < 1e-5, "{score:?}");
+    let error = load_with(Some("rank_by = 'irrelevance'\n")).unwrap_err();
+    assert_names(&error, &["model.toml", "rank_by", "irrelevance", "neutral"]);
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn asking(max_length: usize) -> Encoder {
         query: around("q q ", " r"),
         document: around("s ", ""),
         suffix: "t [SEP]".to_owned(),
-        answers: around("n", "y"),
+        answers: around("n", "y").to_vec(),
     };
     Encoder::prompting(loaded, &prompt, max_length).unwrap()
 }

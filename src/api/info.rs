@@ -16,12 +16,22 @@ pub struct ModelFacts {
     pub architecture: String,
     /// Names of the head's outputs, in order; empty for models that compare vectors.
     pub labels: Vec<String>,
+    /// Of an encoder.
+    pub vectors: Option<VectorFacts>,
     /// Tokens a pair may have, special tokens included.
     pub max_length: usize,
     pub dtype: String,
     /// The commit of the checkpoint, where the source has one.
     pub revision: Option<String>,
     pub created_unix_seconds: u64,
+}
+
+/// What an encoder says of its vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VectorFacts {
+    /// How they are made of the rows of tokens: cls, mean, last-token.
+    pub pooling: &'static str,
+    pub dimensions: usize,
 }
 
 /// What the server says of itself.
@@ -36,7 +46,7 @@ pub struct ServerFacts {
     pub started_unix_seconds: u64,
 }
 
-/// TEI's GET `/info`. Dify takes a server for a reranker by `model_type.reranker`.
+/// TEI's GET `/info`. Dify takes a server for a reranker or an embedder by the one key of `model_type`.
 pub fn info(model: &ModelFacts, server: &ServerFacts) -> Reply {
     let names: Vec<&str> = match model.labels.as_slice() {
         [] => vec!["LABEL_0"],
@@ -46,8 +56,11 @@ pub fn info(model: &ModelFacts, server: &ServerFacts) -> Reply {
         id2label: names.iter().enumerate().map(|(id, name)| (id, *name)).collect(),
         label2id: names.iter().enumerate().map(|(id, name)| (*name, id)).collect(),
     };
-    let model_type =
-        if names.len() > 1 { ModelType::Classifier(labels) } else { ModelType::Reranker(labels) };
+    let model_type = match model.vectors {
+        Some(VectorFacts { pooling, .. }) => ModelType::Embedding { pooling },
+        None if names.len() > 1 => ModelType::Classifier(labels),
+        None => ModelType::Reranker(labels),
+    };
     Reply::ok(&Info {
         model_id: &model.name,
         model_sha: model.revision.as_deref(),
@@ -84,7 +97,7 @@ pub fn model(models: &[&ModelFacts], name: &str) -> Option<Reply> {
     Some(Reply::ok(&OneModel {
         card: Card::of(facts, name),
         cohere: CohereModel::of(facts, name),
-        model_type: "rerank",
+        model_type: if facts.vectors.is_some() { "embedding" } else { "rerank" },
         model_uid: name,
         model_name: &facts.name,
         architecture: &facts.architecture,
@@ -143,6 +156,7 @@ struct Info<'a> {
 enum ModelType<'a> {
     Classifier(Labels<'a>),
     Reranker(Labels<'a>),
+    Embedding { pooling: &'a str },
 }
 
 #[derive(Serialize)]
@@ -201,7 +215,7 @@ impl<'a> Card<'a> {
 #[derive(Serialize)]
 struct CohereModel<'a> {
     name: &'a str,
-    endpoints: [&'static str; 1],
+    endpoints: &'static [&'static str],
     finetuned: bool,
     context_length: usize,
     /// Null sends the SDK's offline tokenizer to POST `/v1/tokenize`.
@@ -215,7 +229,8 @@ impl<'a> CohereModel<'a> {
     fn of(model: &'a ModelFacts, name: &'a str) -> Self {
         Self {
             name,
-            endpoints: ["rerank"],
+            // Vectors rank too, by their cosine.
+            endpoints: if model.vectors.is_some() { &["embed", "rerank"] } else { &["rerank"] },
             finetuned: false,
             context_length: model.max_length,
             tokenizer_url: None,

@@ -7,13 +7,13 @@ use serde_json::value::RawValue;
 use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::Reply;
-use super::{Context, Dialect, Form, Parsed, settings, text, unified};
+use super::{Call, Context, Dialect, ErrorDialect, Form, settings, text, unified};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Mixedbread::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(unified::error) };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Mixedbread {
     top_k: Option<usize>,
     returns_input: bool,
@@ -27,7 +27,7 @@ enum Input {
     Object(Box<RawValue>),
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let query = text::query(fields)?;
     let returns_input = fields.boolean("return_input")? == Some(true);
     let rank_fields = text::rank_fields(fields)?;
@@ -47,7 +47,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     let inputs = inputs.collect();
     let dialect = Mixedbread { top_k: settings::top_n(fields)?, returns_input, inputs };
     let inputs = Inputs::OneQuery { query, documents: documents.texts };
-    Ok(Parsed { request: context.request(fields, inputs)?, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(context.request(fields, inputs)?, Box::new(dialect)))
 }
 
 impl Dialect for Mixedbread {
@@ -73,10 +73,6 @@ impl Dialect for Mixedbread {
             object: "list",
             return_input: self.returns_input,
         })
-    }
-
-    fn error(&self, error: &Error, request_id: &str) -> Reply {
-        unified::superset_error(error, request_id)
     }
 }
 

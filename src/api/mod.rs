@@ -1,9 +1,11 @@
-//! The edge: bodies in a client's words become one [`RerankRequest`], and a [`RerankResponse`] becomes a body again.
+//! The edge: bodies in a client's words become one [`RerankRequest`] or [`EmbedRequest`], and a [`RerankResponse`] or
+//! [`EmbedResponse`] becomes a body again.
 //!
 //! Many servers took the same paths with different bodies, so the dialect is read from the body first and from the
 //! path second (`route`). Every dialect is one file: how it reads a body, how it writes scores, how it writes errors.
 
 mod credentials;
+mod embed;
 mod fields;
 pub mod info;
 mod lenient;
@@ -38,7 +40,7 @@ pub use reply::Reply;
 pub use route::{Route, Version, route};
 
 use crate::error::Error;
-use crate::request::{RerankRequest, RerankResponse};
+use crate::request::{EmbedRequest, EmbedResponse, RerankRequest, RerankResponse};
 use fields::Fields;
 
 /// One POST as it arrived, its body complete.
@@ -57,42 +59,69 @@ pub struct Incoming<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_documents: usize,
+    /// Whether `inputs` and nothing else ask for vectors: the model here gives some, and no labels.
+    pub prefers_vectors: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // Cohere's own limit: a lower one would break a client that was right there.
-        Self { max_documents: 10_000 }
+        Self { max_documents: 10_000, prefers_vectors: false }
     }
 }
 
-/// A request that can be scored, and the dialect its answer must be written in.
+/// A request that can be served, and how its errors must be written.
 #[derive(Debug)]
 pub struct Parsed {
-    pub request: RerankRequest,
-    pub dialect: Box<dyn Dialect>,
+    pub call: Call,
+    pub errors: ErrorDialect,
 }
 
-/// A request that cannot be scored, and the dialect the refusal must be written in.
+/// What is asked, and the dialect the answer must be written in.
+#[derive(Debug)]
+pub enum Call {
+    Rerank(RerankRequest, Box<dyn Dialect>),
+    Embed(EmbedRequest, Box<dyn Dialect<EmbedResponse>>),
+}
+
+impl Call {
+    /// The id of the request.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Rerank(request, _) => &request.id,
+            Self::Embed(request, _) => &request.id,
+        }
+    }
+}
+
+/// A request that cannot be served, and the dialect the refusal must be written in.
 #[derive(Debug)]
 pub struct Rejected {
     pub error: Error,
-    pub dialect: Box<dyn Dialect>,
+    pub errors: ErrorDialect,
     pub request_id: String,
 }
 
 /// How one request is answered. It holds what the reply needs of the request: `top_n`, documents to echo.
-pub trait Dialect: Debug + Send + Sync {
-    fn reply(&self, response: &RerankResponse) -> Reply;
-    fn error(&self, error: &Error, request_id: &str) -> Reply;
+pub trait Dialect<R = RerankResponse>: Debug + Send + Sync {
+    fn reply(&self, response: &R) -> Reply;
+}
+
+/// How a dialect writes errors; they need nothing of the request but its id.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorDialect(fn(&Error, &str) -> Reply);
+
+impl ErrorDialect {
+    pub fn write(&self, error: &Error, request_id: &str) -> Reply {
+        (self.0)(error, request_id)
+    }
 }
 
 /// A dialect before its request is read: the line of the route table.
 #[derive(Clone, Copy)]
 struct Form {
-    read: fn(&Context<'_>, &Fields<'_>) -> Result<Parsed, Error>,
-    /// The dialect with nothing to echo: it writes the errors of a body that could not be read.
-    blank: fn() -> Box<dyn Dialect>,
+    read: fn(&Context<'_>, &Fields<'_>) -> Result<Call, Error>,
+    errors: ErrorDialect,
 }
 
 /// What a reader needs beside the body.
@@ -110,20 +139,20 @@ pub fn parse(incoming: &Incoming<'_>, limits: &Limits) -> Result<Parsed, Rejecte
     let request_id = header_id.unwrap_or(incoming.fallback_id).to_owned();
     let Some(route) = route(incoming.path) else {
         let error = Error::NoRoute(incoming.path.to_owned());
-        return Err(Rejected { error, dialect: (unified::FORM.blank)(), request_id });
+        return Err(Rejected { error, errors: unified::FORM.errors, request_id });
     };
     let fields = match split(incoming) {
         Ok(fields) => fields,
         Err(error) => {
-            let dialect = (route::form_of_path(route, incoming.headers).blank)();
-            return Err(Rejected { error, dialect, request_id });
+            let errors = route::form_of_path(route, incoming.headers).errors;
+            return Err(Rejected { error, errors, request_id });
         }
     };
     let request_id = match header_id {
         None => settings::body_id(&fields).unwrap_or(request_id),
         Some(_) => request_id,
     };
-    let form = route::form_of(route, incoming.headers, &fields);
+    let form = route::form_of(route, incoming.headers, &fields, limits);
     let context = Context {
         headers: incoming.headers,
         limits,
@@ -131,17 +160,17 @@ pub fn parse(incoming: &Incoming<'_>, limits: &Limits) -> Result<Parsed, Rejecte
         request_id,
         unix_seconds: incoming.unix_seconds,
     };
-    (form.read)(&context, &fields).map_err(|error| Rejected {
-        error,
-        dialect: (form.blank)(),
-        request_id: context.request_id,
-    })
+    let errors = form.errors;
+    match (form.read)(&context, &fields) {
+        Ok(call) => Ok(Parsed { call, errors }),
+        Err(error) => Err(Rejected { error, errors, request_id: context.request_id }),
+    }
 }
 
-/// The dialect for an error that is known before a body is: too large, too slow, too many requests.
-pub fn dialect_at(path: &str, headers: &HeaderMap) -> Box<dyn Dialect> {
+/// How an error is written that is known before a body is: too large, too slow, too many requests.
+pub fn errors_at(path: &str, headers: &HeaderMap) -> ErrorDialect {
     let form = route(path).map_or(unified::FORM, |route| route::form_of_path(route, headers));
-    (form.blank)()
+    form.errors
 }
 
 fn split<'a>(incoming: &Incoming<'a>) -> Result<Fields<'a>, Error> {

@@ -5,19 +5,19 @@ use serde::Serialize;
 use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::{Reply, Usage, public_message};
-use super::{Context, Dialect, Form, Parsed, lenient, settings, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, lenient, settings, text};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Nim::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(error) };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Nim {
     /// Not in NIM's schema; RAGFlow sends `top_n` and LiteLLM `top_k`, and both mean it.
     top_n: Option<usize>,
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let query = text::query(fields)?;
     let rules = text::Rules {
         field: "passages",
@@ -29,7 +29,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     let documents = text::documents(fields, &rules)?.texts;
     let dialect = Nim { top_n: settings::top_n(fields)? };
     let request = context.request(fields, Inputs::OneQuery { query, documents })?;
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 /// In NIM `image` is input like `text`: to drop it in silence would rank something else than was asked.
@@ -53,13 +53,13 @@ impl Dialect for Nim {
             .collect();
         Reply::ok(&Body { rankings, usage: Usage::of(response) })
     }
+}
 
-    fn error(&self, error: &Error, _request_id: &str) -> Reply {
-        // The hosted service says `detail`, the container `error`.
-        let message = public_message(error);
-        let body = ErrorBody { detail: &message, error: &message };
-        Reply::refusal(error.verdict().status, error, &body)
-    }
+fn error(error: &Error, _request_id: &str) -> Reply {
+    // The hosted service says `detail`, the container `error`.
+    let message = public_message(error);
+    let body = ErrorBody { detail: &message, error: &message };
+    Reply::refusal(error.verdict().status, error, &body)
 }
 
 #[derive(Serialize)]

@@ -6,19 +6,19 @@ use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::{Reply, public_message};
 use super::unified::{Echo, echoes};
-use super::{Context, Dialect, Form, Parsed, settings, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, settings, text};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Pinecone::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(error) };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pinecone {
     top_n: Option<usize>,
     echoes: Vec<Echo>,
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let query = text::query(fields)?;
     let wants_echo = fields.boolean("return_documents")? != Some(false);
     let rank_fields = text::rank_fields(fields)?;
@@ -38,7 +38,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
             .map_err(|e| Error::invalid("parameters", format!("parameters: {e}")))?;
         settings::truncate(&parameters, &mut request.truncation)?;
     }
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 impl Dialect for Pinecone {
@@ -53,13 +53,13 @@ impl Dialect for Pinecone {
             .collect();
         Reply::ok(&Body { model: &response.model, data, usage: Units { rerank_units: 1 } })
     }
+}
 
-    fn error(&self, error: &Error, _request_id: &str) -> Reply {
-        let status = error.verdict().status;
-        let message = public_message(error);
-        let error_object = ErrorObject { code: code_of(status), message: &message };
-        Reply::refusal(status, error, &ErrorBody { error: error_object, status })
-    }
+fn error(error: &Error, _request_id: &str) -> Reply {
+    let status = error.verdict().status;
+    let message = public_message(error);
+    let error_object = ErrorObject { code: code_of(status), message: &message };
+    Reply::refusal(status, error, &ErrorBody { error: error_object, status })
 }
 
 /// gRPC's names for the statuses, as Pinecone uses them.

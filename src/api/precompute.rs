@@ -5,19 +5,18 @@ use serde::Serialize;
 
 use super::fields::Fields;
 use super::reply::{Reply, Usage};
-use super::unified::superset_error;
-use super::{Context, Dialect, Form, Parsed, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, text, unified};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Precompute { num_documents: 0 }) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(unified::error) };
 
 #[derive(Debug)]
 struct Precompute {
     num_documents: usize,
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let rank_fields = text::rank_fields(fields)?;
     let rules = text::Rules {
         field: "documents",
@@ -29,7 +28,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     let documents = text::documents(fields, &rules)?.texts;
     let dialect = Precompute { num_documents: documents.len() };
     let request = context.request(fields, Inputs::Documents(documents))?;
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 impl Dialect for Precompute {
@@ -42,10 +41,6 @@ impl Dialect for Precompute {
             computed: response.num_precomputed,
             usage: Usage::of(response),
         })
-    }
-
-    fn error(&self, error: &Error, request_id: &str) -> Reply {
-        superset_error(error, request_id)
     }
 }
 

@@ -6,13 +6,13 @@ use serde_json::value::RawValue;
 use super::fields::Fields;
 use super::rank::finite;
 use super::reply::Reply;
-use super::{Context, Dialect, Form, Parsed, lenient, tei, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, lenient, tei, text};
 use crate::error::Error;
-use crate::request::{Inputs, RerankResponse};
+use crate::request::{Answer, Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Predict::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(tei::error) };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Predict {
     is_raw: bool,
     is_batch: bool,
@@ -24,13 +24,13 @@ enum Entry {
     Pair(String, String),
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let raw =
         fields.get("inputs").ok_or_else(|| Error::invalid("inputs", "missing field `inputs`"))?;
     let (entries, is_batch) = entries(raw, context.limits.max_documents)?;
     let dialect = Predict { is_raw: fields.boolean("raw_scores")? == Some(true), is_batch };
     let request = context.request(fields, inputs(entries)?)?;
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 /// A list of lists is a batch; every other shape is one entry.
@@ -98,11 +98,7 @@ impl Dialect for Predict {
             }
             None => Reply::ok(&rows),
         };
-        tei::with_compute_headers(reply, response)
-    }
-
-    fn error(&self, error: &Error, _request_id: &str) -> Reply {
-        tei::tei_error(error)
+        tei::with_compute_headers(reply, &response.tally())
     }
 }
 

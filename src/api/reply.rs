@@ -1,11 +1,13 @@
 //! The bytes and headers of an answer.
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::request::RerankResponse;
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// A finished answer; only connection headers are left to add.
 #[derive(Debug, Clone)]
@@ -27,6 +29,10 @@ impl Reply {
             // Whole seconds, rounded up; cohere's SDK takes 0 for "no answer".
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             reply.headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if status >= 500 && !error.verdict().retry {
+            // OpenAI's clients repeat what is 5xx unless they are told.
+            reply.headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if status == 401 {
             // Which scheme is wanted: RFC 9110 asks for it with every 401.

@@ -4,8 +4,8 @@ use http::HeaderMap;
 
 use super::fields::Fields;
 use super::{
-    Form, mixedbread, nim, pinecone, precompute, predict, score, tei, unified, voyage, weaviate,
-    zeroentropy,
+    Form, Limits, embed, mixedbread, nim, pinecone, precompute, predict, score, tei, unified,
+    voyage, weaviate, zeroentropy,
 };
 
 /// What a path asks for, however its client was told to spell the base URL.
@@ -22,6 +22,13 @@ pub enum Route {
     Ranking,
     /// ZeroEntropy's `/v1/models/rerank`.
     ModelsRerank,
+    /// OpenAI's `/v1/embeddings`.
+    Embeddings,
+    /// Cohere's `/v1/embed` and `/v2/embed`, TEI's `/embed`.
+    Embed {
+        /// `None`: the path names none.
+        version: Option<Version>,
+    },
     /// This server's `/v1/precompute`.
     Precompute,
     /// SageMaker's `/invocations`, and POST `/`: only the body tells.
@@ -62,6 +69,8 @@ pub fn route(path: &str) -> Option<Route> {
         "predict" => Some(Route::Predict),
         "precompute" => Some(Route::Precompute),
         "ranking" => Some(Route::Ranking),
+        "embeddings" => Some(Route::Embeddings),
+        "embed" => Some(Route::Embed { version: (!before.is_empty()).then_some(version) }),
         "invocations" => Some(Route::Invocations),
         _ => None,
     }
@@ -70,23 +79,34 @@ pub fn route(path: &str) -> Option<Route> {
 /// The version to name in `meta`: the path's, or `api_version` where Bedrock and SageMaker put it in the body.
 pub(super) fn version_of(route: Route, fields: &Fields<'_>) -> Version {
     match route {
-        Route::Rerank { version } => version,
+        Route::Rerank { version } | Route::Embed { version: Some(version) } => version,
         _ if fields.integer("api_version").ok().flatten() == Some(2) => Version::V2,
         _ => Version::V1,
     }
 }
 
 /// The dialect of a request, by its path where that leaves no doubt, else by its body.
-pub(super) fn form_of(route: Route, headers: &HeaderMap, fields: &Fields<'_>) -> Form {
+pub(super) fn form_of(
+    route: Route,
+    headers: &HeaderMap,
+    fields: &Fields<'_>,
+    limits: &Limits,
+) -> Form {
     match route {
         Route::Rerank { .. } => form_of_body(headers, fields),
         Route::Invocations if fields.has("api_version") => unified::FORM,
-        Route::Invocations if fields.has("inputs") => predict::FORM,
+        Route::Invocations if fields.has("query") => form_of_body(headers, fields),
+        Route::Invocations if fields.has("inputs") && !limits.prefers_vectors => predict::FORM,
+        Route::Invocations if is_for_vectors(fields) => {
+            form_of_texts(fields).unwrap_or(embed::openai::FORM)
+        }
         Route::Invocations => form_of_body(headers, fields),
+        Route::Embed { .. } => form_of_texts(fields).unwrap_or(form_of_path(route, headers)),
         Route::Score
         | Route::Predict
         | Route::Ranking
         | Route::ModelsRerank
+        | Route::Embeddings
         | Route::Precompute => form_of_path(route, headers),
     }
 }
@@ -114,6 +134,28 @@ fn form_of_body(headers: &HeaderMap, body: &Fields<'_>) -> Form {
     }
 }
 
+/// Whose `/embed` a body asks for, whatever the path: base URLs go astray here as they do for reranking.
+fn form_of_texts(body: &Fields<'_>) -> Option<Form> {
+    let any = |keys: &[&str]| keys.iter().any(|key| body.get(key).is_some());
+    match body.get("inputs") {
+        _ if any(&["texts", "images", "embedding_types", "input_type"]) => {
+            Some(embed::cohere::FORM)
+        }
+        // Cohere's are objects with `content`.
+        Some(inputs) if inputs.get()[1..].trim_start().starts_with('{') => {
+            Some(embed::cohere::FORM)
+        }
+        Some(_) => Some(embed::tei::FORM),
+        None if any(&["input"]) => Some(embed::openai::FORM),
+        None => None,
+    }
+}
+
+/// Whether a body that could be anybody's holds texts, and no query for them.
+fn is_for_vectors(body: &Fields<'_>) -> bool {
+    ["input", "inputs", "input_type"].iter().any(|key| body.get(key).is_some())
+}
+
 /// The dialect of errors that precede the body.
 pub(super) fn form_of_path(route: Route, headers: &HeaderMap) -> Form {
     match route {
@@ -122,6 +164,9 @@ pub(super) fn form_of_path(route: Route, headers: &HeaderMap) -> Form {
         Route::Precompute => precompute::FORM,
         Route::Ranking => nim::FORM,
         Route::ModelsRerank => zeroentropy::FORM,
+        Route::Embeddings => embed::openai::FORM,
+        Route::Embed { version: Some(_) } => embed::cohere::FORM,
+        Route::Embed { version: None } => embed::tei::FORM,
         Route::Rerank { .. } | Route::Invocations if is_pinecone(headers) => pinecone::FORM,
         Route::Rerank { .. } | Route::Invocations => unified::FORM,
     }

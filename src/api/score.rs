@@ -6,11 +6,11 @@ use super::fields::Fields;
 use super::rank::Scale;
 use super::reply::{Reply, Usage};
 use super::text::{self, Rules};
-use super::{Context, Dialect, Form, Parsed, unified};
+use super::{Call, Context, Dialect, ErrorDialect, Form, unified};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Score::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(unified::error) };
 
 /// The names of the two sides, newest first.
 const SPELLINGS: [(&str, &str); 4] =
@@ -22,13 +22,7 @@ struct Score {
     unix_seconds: u64,
 }
 
-impl Default for Score {
-    fn default() -> Self {
-        Self { scale: Scale::Activated, unix_seconds: 0 }
-    }
-}
-
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let spelled =
         |&(left, right): &(&str, &str)| fields.get(left).is_some() && fields.get(right).is_some();
     let (left, right) = SPELLINGS.into_iter().find(spelled).ok_or_else(|| {
@@ -45,7 +39,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     let inputs = paired(left, side(left)?, right, side(right)?)?;
     let dialect =
         Score { scale: Scale::of(fields, Scale::Activated)?, unix_seconds: context.unix_seconds };
-    Ok(Parsed { request: context.request(fields, inputs)?, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(context.request(fields, inputs)?, Box::new(dialect)))
 }
 
 fn paired(
@@ -83,10 +77,6 @@ impl Dialect for Score {
                 .collect(),
             usage: Usage::of(response),
         })
-    }
-
-    fn error(&self, error: &Error, request_id: &str) -> Reply {
-        unified::superset_error(error, request_id)
     }
 }
 

@@ -33,7 +33,7 @@ impl Context<'_> {
         let truncation = truncation(fields, inputs.len())?;
         Ok(RerankRequest {
             id: self.request_id.clone(),
-            model: fields.string("model")?.filter(|name| !name.is_empty()),
+            model: model(fields)?,
             inputs,
             truncation,
             timeout: timeout(self.headers, fields)?,
@@ -58,6 +58,11 @@ fn is_fit(id: &str) -> bool {
     !id.is_empty() && id.len() <= MAX_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// The model asked for; an empty name asks for none.
+pub(super) fn model(fields: &Fields<'_>) -> Result<Option<String>, Error> {
+    Ok(fields.string("model")?.filter(|name| !name.is_empty()))
+}
+
 /// How many results to give; `None` is all. 0 is all too: vLLM and its clients say so, and an empty list of
 /// results serves nobody.
 pub(super) fn top_n(fields: &Fields<'_>) -> Result<Option<usize>, Error> {
@@ -70,7 +75,7 @@ pub(super) fn top_n(fields: &Fields<'_>) -> Result<Option<usize>, Error> {
 }
 
 /// The header in milliseconds wins over the body's `timeout` in seconds.
-fn timeout(headers: &HeaderMap, fields: &Fields<'_>) -> Result<Option<Duration>, Error> {
+pub(super) fn timeout(headers: &HeaderMap, fields: &Fields<'_>) -> Result<Option<Duration>, Error> {
     let refused = |field: &str, unit: &str| {
         Error::invalid(field, format!("{field} must be a positive number of {unit}"))
     };
@@ -86,13 +91,13 @@ fn timeout(headers: &HeaderMap, fields: &Fields<'_>) -> Result<Option<Duration>,
 
 /// Cohere's and vLLM's `priority`: both count up from the most urgent. vLLM takes any integer, so what is out of
 /// Cohere's range is as urgent, or as patient, as can be.
-fn priority(fields: &Fields<'_>) -> Result<u16, Error> {
+pub(super) fn priority(fields: &Fields<'_>) -> Result<u16, Error> {
     let asked = fields.integer("priority")?.unwrap_or(0);
     Ok(asked.clamp(0, MAX_PRIORITY) as u16)
 }
 
 /// What a client says with `Cache-Control: no-store` (RFC 9111, section 5.2.1.5).
-fn may_cache(headers: &HeaderMap) -> bool {
+pub(super) fn may_cache(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
     !values
         .flat_map(|value| value.split(','))
@@ -101,7 +106,7 @@ fn may_cache(headers: &HeaderMap) -> bool {
 
 /// Every dialect's way to say what happens to long texts. Cutting is the default everywhere: one long document
 /// must not fail the other 999, so only an explicit wish refuses.
-fn truncation(fields: &Fields<'_>, num_documents: usize) -> Result<Truncation, Error> {
+pub(super) fn truncation(fields: &Fields<'_>, num_documents: usize) -> Result<Truncation, Error> {
     let mut truncation = Truncation {
         max_tokens_per_query: fields.count("max_tokens_per_query")?.filter(|&n| n > 0),
         max_tokens_per_doc: fields.count("max_tokens_per_doc")?.filter(|&n| n > 0),

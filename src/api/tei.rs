@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::{Reply, public_message};
-use super::{Context, Dialect, Form, Parsed, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, text};
 use crate::error::Error;
-use crate::request::{Inputs, RerankResponse};
+use crate::request::{Answer, Inputs, RerankResponse, Tally};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Tei::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(error) };
 
 const EMPTY_TEXTS: &str = "`texts` cannot be empty";
 pub(super) const EMPTY_INPUTS: &str = "`inputs` cannot be empty";
@@ -26,13 +26,7 @@ struct Tei {
     texts: Vec<String>,
 }
 
-impl Default for Tei {
-    fn default() -> Self {
-        Self { scale: Scale::Probability, texts: Vec::new() }
-    }
-}
-
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let rules = text::Rules {
         field: "texts",
         rank_fields: None,
@@ -51,7 +45,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
         texts: if wants_text { documents.clone() } else { Vec::new() },
     };
     let inputs = Inputs::OneQuery { query: text::any_query(fields)?, documents };
-    Ok(Parsed { request: context.request(fields, inputs)?, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(context.request(fields, inputs)?, Box::new(dialect)))
 }
 
 /// TEI's words for too many texts; stacks in front of it look for them.
@@ -74,17 +68,13 @@ impl Dialect for Tei {
                 score: self.scale.read(&response.results[index].score),
             })
             .collect();
-        with_compute_headers(Reply::ok(&items), response)
-    }
-
-    fn error(&self, error: &Error, _request_id: &str) -> Reply {
-        tei_error(error)
+        with_compute_headers(Reply::ok(&items), &response.tally())
     }
 }
 
 /// The headers that TEI's users read its load from.
-pub(super) fn with_compute_headers(mut reply: Reply, response: &RerankResponse) -> Reply {
-    let stages = response.stamps.stages();
+pub(super) fn with_compute_headers(mut reply: Reply, tally: &Tally<'_>) -> Reply {
+    let stages = tally.stamps.stages();
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let stage = |name: &str| {
         ms(stages
@@ -95,8 +85,8 @@ pub(super) fn with_compute_headers(mut reply: Reply, response: &RerankResponse) 
     let total = ms(stages.iter().map(|(_, time)| *time).sum());
     let numbers = [
         ("x-compute-time", total),
-        ("x-compute-characters", response.num_chars as u64),
-        ("x-compute-tokens", response.prompt_tokens as u64),
+        ("x-compute-characters", tally.num_chars as u64),
+        ("x-compute-tokens", tally.prompt_tokens as u64),
         ("x-total-time", total),
         ("x-tokenization-time", stage("tokenize")),
         ("x-queue-time", stage("queue")),
@@ -111,7 +101,7 @@ pub(super) fn with_compute_headers(mut reply: Reply, response: &RerankResponse) 
     reply
 }
 
-pub(super) fn tei_error(error: &Error) -> Reply {
+pub(super) fn error(error: &Error, _request_id: &str) -> Reply {
     let (status, error_type) = kind(error);
     let message = match error {
         Error::Invalid { message, .. } | Error::TooMany { message, .. } => message.clone(),

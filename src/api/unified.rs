@@ -11,11 +11,11 @@ use serde_json::value::RawValue;
 use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::{Reply, Usage, public_message};
-use super::{Context, Dialect, Form, Parsed, Version, settings, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, Version, settings, text};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Unified::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(error) };
 
 #[derive(Debug)]
 struct Unified {
@@ -28,19 +28,7 @@ struct Unified {
     echoes: Vec<Echo>,
 }
 
-impl Default for Unified {
-    fn default() -> Self {
-        Self {
-            version: Version::V1,
-            scale: Scale::Probability,
-            top_n: None,
-            object: "list",
-            echoes: Vec::new(),
-        }
-    }
-}
-
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     if fields.get("documents").is_none() {
         let message = "documents is required (or texts, for the TEI form)";
         return Err(Error::invalid("documents", message));
@@ -66,7 +54,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     };
     let inputs = Inputs::OneQuery { query, documents: documents.texts };
     let request = context.request(fields, inputs)?;
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 impl Dialect for Unified {
@@ -98,10 +86,6 @@ impl Dialect for Unified {
             usage: Usage::of(response),
             meta: self.meta(response),
         })
-    }
-
-    fn error(&self, error: &Error, request_id: &str) -> Reply {
-        superset_error(error, request_id)
     }
 }
 
@@ -150,7 +134,7 @@ fn degraded(response: &RerankResponse) -> Option<String> {
 }
 
 /// The error that Cohere's, Jina's, Voyage's, vLLM's and OpenAI's clients can all read.
-pub(super) fn superset_error(error: &Error, request_id: &str) -> Reply {
+pub(super) fn error(error: &Error, request_id: &str) -> Reply {
     let verdict = error.verdict();
     let message = public_message(error);
     let body = ErrorBody {

@@ -5,11 +5,11 @@ use serde::Serialize;
 use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::{Reply, public_message};
-use super::{Context, Dialect, Form, Parsed, settings, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, settings, text};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Voyage::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(error) };
 
 #[derive(Debug)]
 struct Voyage {
@@ -19,13 +19,7 @@ struct Voyage {
     documents: Vec<String>,
 }
 
-impl Default for Voyage {
-    fn default() -> Self {
-        Self { scale: Scale::Probability, top_k: None, documents: Vec::new() }
-    }
-}
-
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let query = text::query(fields)?;
     let rank_fields = text::rank_fields(fields)?;
     let rules = text::Rules {
@@ -42,7 +36,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
         documents: if wants_echo { documents.clone() } else { Vec::new() },
     };
     let request = context.request(fields, Inputs::OneQuery { query, documents })?;
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 impl Dialect for Voyage {
@@ -62,11 +56,11 @@ impl Dialect for Voyage {
             usage: Total { total_tokens: response.prompt_tokens },
         })
     }
+}
 
-    fn error(&self, error: &Error, _request_id: &str) -> Reply {
-        let body = ErrorBody { detail: &public_message(error) };
-        Reply::refusal(error.verdict().status, error, &body)
-    }
+fn error(error: &Error, _request_id: &str) -> Reply {
+    let body = ErrorBody { detail: &public_message(error) };
+    Reply::refusal(error.verdict().status, error, &body)
 }
 
 #[derive(Serialize)]

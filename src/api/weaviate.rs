@@ -5,13 +5,13 @@ use serde::Serialize;
 use super::fields::Fields;
 use super::rank::Scale;
 use super::reply::{Reply, public_message};
-use super::{Context, Dialect, Form, Parsed, text};
+use super::{Call, Context, Dialect, ErrorDialect, Form, text};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(Weaviate::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(error) };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Weaviate {
     query: String,
     /// The documents as scored; one is the `property` of the legacy form.
@@ -19,7 +19,7 @@ struct Weaviate {
     is_legacy: bool,
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     // Old modules send one text under `property`, without documents.
     let is_legacy = fields.get("documents").is_none();
     let query = text::any_query(fields)?;
@@ -36,7 +36,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     };
     let dialect = Weaviate { query: query.clone(), documents: documents.clone(), is_legacy };
     let request = context.request(fields, Inputs::OneQuery { query, documents })?;
-    Ok(Parsed { request, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(request, Box::new(dialect)))
 }
 
 impl Dialect for Weaviate {
@@ -59,12 +59,12 @@ impl Dialect for Weaviate {
         let scores = Some(scores.collect());
         Reply::ok(&Body { query: &self.query, scores, property: None, score: None })
     }
+}
 
-    fn error(&self, error: &Error, _request_id: &str) -> Reply {
-        // A string, or Go's decoder fails and hides the reason.
-        let body = ErrorBody { error: &public_message(error) };
-        Reply::refusal(error.verdict().status, error, &body)
-    }
+fn error(error: &Error, _request_id: &str) -> Reply {
+    // A string, or Go's decoder fails and hides the reason.
+    let body = ErrorBody { error: &public_message(error) };
+    Reply::refusal(error.verdict().status, error, &body)
 }
 
 /// Keys without a value are `null`, as the container's Pydantic model writes them.

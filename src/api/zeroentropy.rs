@@ -7,19 +7,19 @@ use serde::Serialize;
 use super::fields::Fields;
 use super::rank::{Scale, Ties, ranked};
 use super::reply::Reply;
-use super::{Context, Dialect, Form, Parsed, settings, text, unified};
+use super::{Call, Context, Dialect, ErrorDialect, Form, settings, text, unified};
 use crate::error::Error;
 use crate::request::{Inputs, RerankResponse};
 
-pub(super) const FORM: Form = Form { read, blank: || Box::new(ZeroEntropy::default()) };
+pub(super) const FORM: Form = Form { read, errors: ErrorDialect(unified::error) };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ZeroEntropy {
     top_n: Option<usize>,
     num_bytes: usize,
 }
 
-fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
+fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Call, Error> {
     let query = text::query(fields)?;
     let rules = text::Rules {
         field: "documents",
@@ -29,7 +29,7 @@ fn read(context: &Context<'_>, fields: &Fields<'_>) -> Result<Parsed, Error> {
     };
     let inputs = Inputs::OneQuery { query, documents: text::documents(fields, &rules)?.texts };
     let dialect = ZeroEntropy { top_n: settings::top_n(fields)?, num_bytes: inputs.num_bytes() };
-    Ok(Parsed { request: context.request(fields, inputs)?, dialect: Box::new(dialect) })
+    Ok(Call::Rerank(context.request(fields, inputs)?, Box::new(dialect)))
 }
 
 impl Dialect for ZeroEntropy {
@@ -51,10 +51,6 @@ impl Dialect for ZeroEntropy {
             total_bytes: self.num_bytes,
             total_tokens: response.prompt_tokens,
         })
-    }
-
-    fn error(&self, error: &Error, request_id: &str) -> Reply {
-        unified::superset_error(error, request_id)
     }
 }
 

@@ -25,7 +25,8 @@ use crate::tenant::{self, Source, Tenants};
 /// Serve rerank requests over HTTP
 ///
 /// Speaks Cohere v1 and v2, Jina, vLLM, TEI and their kin on the paths their
-/// clients use. Prometheus metrics are at /metrics, probes at /live and /ready.
+/// clients use. With an encoder it gives vectors as well, by OpenAI's
+/// /v1/embeddings, Cohere's /v2/embed and TEI's /embed. Prometheus metrics are at /metrics, probes at /live and /ready.
 /// Every setting can also come from the environment or, with --config, from a
 /// TOML file; flags win over the environment, the environment over the file.
 ///

@@ -95,19 +95,22 @@ impl Window {
 }
 
 /// What an attention computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionKind {
     pub queries: Queries,
     pub num_heads: usize,
     /// Heads of keys and values; each serves `num_heads / num_kv_heads` heads of queries.
     pub num_kv_heads: usize,
     pub window: Window,
+    /// A score `s` becomes `cap * tanh(s / cap)`; in base two, as scores are.
+    pub softcap: Option<f32>,
 }
 
 impl AttentionKind {
     /// Every key for every query, and keys for every head.
     pub fn full(queries: Queries, num_heads: usize) -> Self {
-        Self { queries, num_heads, num_kv_heads: num_heads, window: Window::ALL }
+        let (num_kv_heads, window) = (num_heads, Window::ALL);
+        Self { queries, num_heads, num_kv_heads, window, softcap: None }
     }
 
     /// Heads in a row of queries, keys and values.
@@ -196,6 +199,20 @@ impl RopeInit<'_> {
     }
 }
 
+/// Vectors for distances between tokens (DeBERTa): the score of a query and a key is `q k + q keys[d] + k queries[d]`,
+/// with `d` the bucket of the query's position less the key's.
+#[derive(Debug, Clone, Copy)]
+pub struct RelativeInit<'a> {
+    /// `[num_heads, num_buckets, head_dim]`
+    pub keys: &'a [f32],
+    /// The same, multiplied by what the model folds into its query projection.
+    pub queries: &'a [f32],
+    pub num_heads: usize,
+    pub head_dim: usize,
+    /// The bucket of each distance from `1 - max_length` to `max_length - 1`, ascending.
+    pub buckets: &'a [u32],
+}
+
 /// The tables whose rows are added for a token, each `[rows, hidden_size]`; `types` and `positions` may be
 /// empty, and then add nothing.
 #[derive(Debug)]
@@ -207,7 +224,7 @@ pub struct EmbeddingsInit {
 }
 
 /// The factor a model folds into its query projection: attention takes its softmax in base two, which
-/// saves a multiplication for each pair of tokens.
+/// saves a multiplication for each pair of tokens. Most models divide scores by the root of `head_dim`.
 pub fn query_scale(head_dim: usize) -> f32 {
     std::f32::consts::LOG2_E / (head_dim as f32).sqrt()
 }
@@ -224,6 +241,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     type Norm: Debug + Send + Sync;
     type Embeddings: Debug + Send + Sync;
     type Rope: Debug + Send + Sync;
+    /// Vectors for distances between tokens.
+    type Relative: Debug + Send + Sync;
     /// Activation rows: capacity fixed at load, row count set by the operation that fills them.
     type Rows: Debug + Send;
     /// Workspace of attention.
@@ -243,10 +262,27 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Self::Norm, DeviceError>;
     fn prepare_embeddings(&self, init: EmbeddingsInit) -> Result<Self::Embeddings, DeviceError>;
     fn prepare_rope(&self, init: &RopeInit<'_>) -> Result<Self::Rope, DeviceError>;
+    /// # Errors
+    /// No memory on the device, or no kernel for it.
+    fn prepare_relative(&self, init: &RelativeInit<'_>) -> Result<Self::Relative, DeviceError>;
     fn rows(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
     /// Rows in f32, for what [`Backend::classify`] gives.
     fn logits(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
     fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Self::Scratch, DeviceError>;
+    /// A workspace for [`Backend::relative_attention`].
+    ///
+    /// # Errors
+    /// As for all here.
+    fn relative_scratch(
+        &self,
+        max_length: usize,
+        relative: &Self::Relative,
+    ) -> Result<Self::Scratch, DeviceError>;
+    /// # Errors
+    /// The backend has no kernel for this attention.
+    fn check_attention(&self, _kind: &AttentionKind) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// `out[t] = norm(word + type + position)` for each token of the batch.
     fn embed_norm(
@@ -300,6 +336,20 @@ pub trait Backend: Debug + Send + Sync + 'static {
         scratch: &mut Self::Scratch,
         out: &mut Self::Rows,
     );
+
+    /// [`Backend::attention`] with scores that count distances too.
+    fn relative_attention(
+        &self,
+        qkv: &Self::Rows,
+        batch: &Self::Batch,
+        kind: &AttentionKind,
+        relative: &Self::Relative,
+        scratch: &mut Self::Scratch,
+        out: &mut Self::Rows,
+    );
+
+    /// `out = norm(x)`.
+    fn norm(&self, x: &Self::Rows, norm: &Self::Norm, out: &mut Self::Rows);
 
     /// `hidden = norm(hidden + update)`.
     fn residual_norm(&self, hidden: &mut Self::Rows, update: &Self::Rows, norm: &Self::Norm);

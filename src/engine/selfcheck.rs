@@ -235,6 +235,9 @@ fn run_rotary<B: Backend>(
     b.embed(batch, &embeddings(b, width)?, &mut sum);
     kept.keep("embedding", &sum, shape.num_tokens, width)?;
     b.linear(x, &linear(b, width, width, 6)?, Epilogue::Bias, &mut sum);
+    let mut normed = rows(width)?;
+    b.norm(&sum, &norm(b, width)?, &mut normed);
+    kept.keep("norm", &normed, shape.num_tokens, width)?;
     for kind in [NormKind::Layer, NormKind::Rms] {
         let gamma = values(9, width);
         let norm = b.prepare_norm(&NormInit { kind, gamma: &gamma, beta: &[], eps: 1e-5 })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::metrics::{End, Metrics};
-use crate::request::RerankResponse;
+use crate::request::Tally;
 use crate::tenant::Tenant;
 
 /// Open from a request's head to its answer. Dropped before that, the client left.
@@ -27,9 +27,9 @@ impl<'a> Account<'a> {
         self.tenant = Some(Arc::clone(tenant));
     }
 
-    pub(super) fn answered(self, response: &RerankResponse) {
+    pub(super) fn answered(self, tally: &Tally<'_>) {
         if let Some(tenant) = &self.tenant {
-            tenant.answered(response);
+            tenant.answered(tally);
         }
         self.close(End::Answered);
     }

@@ -37,7 +37,7 @@ pub(super) async fn answer(app: &App, request: Request<Incoming>, caller: Caller
             Err(error)
         }
     };
-    reply.unwrap_or_else(|error| api::dialect_at(&path, &http::HeaderMap::new()).error(&error, ""))
+    reply.unwrap_or_else(|error| api::errors_at(&path, &http::HeaderMap::new()).write(&error, ""))
 }
 
 /// A model may be any folder of this machine and any repository of the hub, so whoever may load one acts for the

@@ -52,6 +52,22 @@ impl Budget {
         self.max_bytes - self.free.available_permits()
     }
 
+    /// For an answer that is larger than its body.
+    ///
+    /// # Errors
+    /// [`Error::BodiesFull`] for one that there will be room for, [`Error::TooMany`] for one that never has it beside
+    /// its body.
+    pub(super) fn take_for_reply(&self, num_bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let most = self.max_bytes / 2;
+        if num_bytes > most {
+            let message = format!(
+                "the answer would take about {num_bytes} bytes, of {most} that this server has for one; send fewer texts"
+            );
+            return Err(Error::TooMany { field: "input".to_owned(), message });
+        }
+        self.take(num_bytes)
+    }
+
     fn take(&self, num_bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let full = Error::BodiesFull { retry_after: FULL_RETRY_AFTER };
         let Ok(permits) = u32::try_from(num_bytes) else { return Err(full) };

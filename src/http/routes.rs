@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::account::Account;
@@ -15,12 +16,12 @@ use super::admin;
 use super::body::{self, Body};
 use crate::api::info::{self, ModelFacts, ServerFacts};
 use crate::api::usage::{self, UsageFacts};
-use crate::api::{self, Dialect, Parsed, Rejected, Reply};
+use crate::api::{self, Call, Dialect, ErrorDialect, Parsed, Rejected, Reply};
 use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{self, Load, Metrics};
-use crate::request::{RerankResponse, Stamps};
+use crate::request::{Answer, EmbedRequest, EmbedResponse, Stamps};
 use crate::rerank::{self, Loader, Models, Serving};
 use crate::tenant::{Tenant, Tenants};
 
@@ -31,6 +32,12 @@ const DEGRADED: HeaderName = HeaderName::from_static("x-rerank-degraded");
 
 /// Bodies above this are parsed on a thread that may block: 256 KiB of JSON take about a millisecond.
 const PARSE_INLINE_BYTES: usize = 256 * 1024;
+
+/// Replies of more numbers are written on such a thread: so many take about a millisecond.
+const WRITE_INLINE_VALUES: usize = 16 * 1024;
+
+/// What a component of a vector takes, as an f32 and as digits.
+const BYTES_PER_VALUE: usize = 18;
 
 /// All that answering a request needs.
 #[derive(Debug)]
@@ -134,7 +141,7 @@ fn side_call(app: &App, method: &Method, path: &str, caller: &Caller) -> Reply {
             Some(name) => keyed(path, caller, |tenant| model(app, path, name, tenant)),
             None if api::route(path).is_some() => {
                 let error = Error::Method { method: method.to_string(), path: path.to_owned() };
-                api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+                api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
             }
             None => no_route(path),
         },
@@ -152,7 +159,7 @@ fn ready(app: &App, well: impl Fn() -> Reply) -> Reply {
 fn keyed(path: &str, caller: &Caller, reply: impl FnOnce(&Tenant) -> Reply) -> Reply {
     match caller {
         Ok(tenant) => reply(tenant),
-        Err(error) => api::dialect_at(path, &http::HeaderMap::new()).error(error, ""),
+        Err(error) => api::errors_at(path, &http::HeaderMap::new()).write(error, ""),
     }
 }
 
@@ -160,7 +167,7 @@ fn about(app: &App, path: &str, tenant: &Tenant) -> Reply {
     match app.models.resolve(None, tenant) {
         Ok(serving) => info::info(&serving.facts, &app.server),
         Err(error @ Error::Unavailable { .. }) => info::unhealthy(&error),
-        Err(error) => api::dialect_at(path, &http::HeaderMap::new()).error(&error, ""),
+        Err(error) => api::errors_at(path, &http::HeaderMap::new()).write(&error, ""),
     }
 }
 
@@ -171,7 +178,7 @@ fn model(app: &App, path: &str, name: &str, tenant: &Tenant) -> Reply {
         let served: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
         let served = served.join(", ");
         let error = Error::UnknownModel { name: name.to_owned(), served };
-        api::dialect_at(path, &http::HeaderMap::new()).error(&error, "")
+        api::errors_at(path, &http::HeaderMap::new()).write(&error, "")
     })
 }
 
@@ -184,11 +191,11 @@ fn nowhere(request: &Request<Incoming>, path: &str) -> Reply {
         return no_route(path);
     }
     let error = Error::Method { method: request.method().to_string(), path: path.to_owned() };
-    api::dialect_at(path, request.headers()).error(&error, "")
+    api::errors_at(path, request.headers()).write(&error, "")
 }
 
 fn no_route(path: &str) -> Reply {
-    api::dialect_at(path, &http::HeaderMap::new()).error(&Error::NoRoute(path.to_owned()), "")
+    api::errors_at(path, &http::HeaderMap::new()).write(&Error::NoRoute(path.to_owned()), "")
 }
 
 fn no_content() -> Reply {
@@ -218,7 +225,7 @@ async fn score(
     {
         Ok(read) => read,
         Err(error) => {
-            return refuse(account, &*api::dialect_at(path, &headers), &error, &fallback_id);
+            return refuse(account, api::errors_at(path, &headers), &error, &fallback_id);
         }
     };
     let incoming = api::Incoming {
@@ -228,23 +235,43 @@ async fn score(
         fallback_id: &fallback_id,
         unix_seconds: clock::unix_seconds(),
     };
-    let parse = || api::parse(&incoming, &app.limits);
+    let limits = api::Limits { prefers_vectors: app.models.only_embed(&tenant), ..app.limits };
+    let parse = || api::parse(&incoming, &limits);
     let parsed =
         if bytes.len() > PARSE_INLINE_BYTES { tokio::task::block_in_place(parse) } else { parse() };
-    let Parsed { request, dialect } = match parsed {
+    let Parsed { call, errors } = match parsed {
         Ok(parsed) => parsed,
-        Err(Rejected { error, dialect, request_id }) => {
-            return refuse(account, &*dialect, &error, &request_id);
+        Err(Rejected { error, errors, request_id }) => {
+            return refuse(account, errors, &error, &request_id);
         }
     };
     drop(bytes);
     stamps.parsed = clock::now();
-    let id = request.id.clone();
-    let scored = app.models.rerank(request, stamps, &tenant).await;
-    match scored {
-        Ok(response) => accept(account, &*dialect, &response, &tenant.name),
-        Err(error) => refuse(account, &*dialect, &error, &id),
+    let id = call.id().to_owned();
+    let refuse = |account, error| refuse(account, errors, &error, &id);
+    match call {
+        Call::Rerank(request, dialect) => match app.models.rerank(request, stamps, &tenant).await {
+            Ok(response) => accept(account, &*dialect, &response, &tenant.name),
+            Err(error) => refuse(account, error),
+        },
+        Call::Embed(request, dialect) => match embed(app, request, stamps, &tenant).await {
+            Ok((response, _held)) => accept(account, &*dialect, &response, &tenant.name),
+            Err(error) => refuse(account, error),
+        },
     }
+}
+
+/// The vectors of a request, and room for an answer of them: it is larger than the texts.
+async fn embed(
+    app: &App,
+    request: EmbedRequest,
+    stamps: Stamps,
+    tenant: &Tenant,
+) -> Result<(EmbedResponse, OwnedSemaphorePermit), Error> {
+    let serving = app.models.embedder(request.model.as_deref(), tenant)?;
+    let reply_bytes = serving.num_values(&request) * BYTES_PER_VALUE;
+    let held = app.bodies.budget.take_for_reply(reply_bytes)?;
+    Ok((serving.embed(request, stamps, tenant).await?, held))
 }
 
 /// The body of a request whose key is known. Of strangers none is looked at, so their refusal is in the dialect
@@ -268,15 +295,21 @@ async fn read(
     }
 }
 
-fn accept(
+fn accept<R: Answer>(
     account: Account<'_>,
-    dialect: &dyn Dialect,
-    response: &RerankResponse,
+    dialect: &dyn Dialect<R>,
+    response: &R,
     tenant: &str,
 ) -> Reply {
-    account.answered(response);
-    let mut reply = dialect.reply(response);
-    let stages = response.stamps.stages();
+    let tally = response.tally();
+    account.answered(&tally);
+    let write = || dialect.reply(response);
+    let mut reply = if tally.num_values > WRITE_INLINE_VALUES {
+        tokio::task::block_in_place(write)
+    } else {
+        write()
+    };
+    let stages = tally.stamps.stages();
     let mut timing = String::with_capacity(120);
     for (stage, took) in stages {
         let comma = if timing.is_empty() { "" } else { ", " };
@@ -284,25 +317,25 @@ fn accept(
         let _ = write!(timing, "{comma}{stage};dur={:.3}", took.as_secs_f64() * 1e3);
     }
     tracing::info!(
-        request_id = response.id,
+        request_id = tally.id,
         tenant,
-        model = response.model,
-        documents = response.results.len(),
-        tokens = response.prompt_tokens,
+        model = tally.model,
+        documents = tally.num_texts,
+        tokens = tally.prompt_tokens,
         timing,
         "scored"
     );
     insert(&mut reply, SERVER_TIMING, &timing);
-    if response.is_degraded {
+    if tally.is_degraded {
         insert(&mut reply, DEGRADED, "first-model-only");
     }
-    insert(&mut reply, REQUEST_ID, &response.id);
+    insert(&mut reply, REQUEST_ID, tally.id);
     reply
 }
 
-fn refuse(account: Account<'_>, dialect: &dyn Dialect, error: &Error, request_id: &str) -> Reply {
+fn refuse(account: Account<'_>, errors: ErrorDialect, error: &Error, request_id: &str) -> Reply {
     account.refused(error);
-    let mut reply = dialect.error(error, request_id);
+    let mut reply = errors.write(error, request_id);
     let status = reply.status.as_u16();
     if status >= 500 {
         tracing::warn!(request_id, status, error = %error, "refused");

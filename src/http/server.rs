@@ -80,7 +80,10 @@ impl Server {
             models: Arc::clone(&options.models),
             loader: options.loader.clone(),
             server: options.server.clone(),
-            limits: api::Limits { max_documents: options.server.max_documents },
+            limits: api::Limits {
+                max_documents: options.server.max_documents,
+                ..api::Limits::default()
+            },
             tenants: Arc::clone(&options.tenants),
             bodies,
             metrics,

@@ -64,7 +64,7 @@ impl Client {
             models: Arc::new(Models::new(false, Arc::default())),
             loader: None,
             server,
-            limits: api::Limits { max_documents: 10 },
+            limits: api::Limits { max_documents: 10, ..api::Limits::default() },
             tenants: Arc::new(Tenants::anonymous()),
             bodies: Bounds { max_bytes: 1000, timeout: TIMEOUTS.body, budget: Budget::new(1000) },
             metrics: Arc::new(Metrics::new()),

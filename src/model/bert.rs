@@ -1,18 +1,22 @@
 //! BERT: the forward pass, from token ids to label logits or to one vector a text.
 //!
-//! RoBERTa, DistilBERT and ELECTRA compute the same under other names; each says its own in a [`Layout`].
+//! RoBERTa, DistilBERT and ELECTRA compute the same under other names; GTE turns its heads by their positions and gates
+//! its feed-forward part, and DeBERTa scores distances. Each says its own in a [`Layout`] and in its [`Sizes`].
+
+mod load;
 
 use super::Grain;
 use super::config::{Config, Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
+use super::deberta::Distances;
+use super::end::{End, EndLane};
 use super::families::Architecture;
 use super::head::Head;
-use super::late::TokenVectors;
-use super::parameters::{Bias, Meets, Parameters, Part, Shape};
+use super::parameters::Parameters;
 use super::scorer::{Family, Limits};
 use crate::engine::groups::GROUP_TOKENS;
-use crate::engine::{
-    AttentionKind, Backend, EmbeddingsInit, Epilogue, Pooling, Queries, query_scale,
-};
+use crate::engine::{AttentionKind, Backend, Epilogue, Gate, Pooling, Queries};
+use load::Loader;
+
 use crate::error::{DeviceError, ModelError};
 
 /// The model's parameters, prepared for a backend.
@@ -23,6 +27,7 @@ pub struct Bert<B: Backend> {
     embeddings_norm: B::Norm,
     /// Where embeddings are narrower than layers.
     projection: Option<B::Linear>,
+    rope: Option<B::Rope>,
     layers: Vec<Layer<B>>,
     end: End<B>,
 }
@@ -31,18 +36,14 @@ pub struct Bert<B: Backend> {
 struct Layer<B: Backend> {
     /// Query, key and value as one matrix.
     qkv: B::Linear,
+    /// What distances between tokens add to scores.
+    relative: Option<B::Relative>,
     attention_output: B::Linear,
     attention_norm: B::Norm,
+    /// Of a gated one what is activated, then what it gates.
     intermediate: B::Linear,
     output: B::Linear,
     output_norm: B::Norm,
-}
-
-#[derive(Debug)]
-enum End<B: Backend> {
-    Classifier { dense: B::Linear, act: Epilogue, out: B::Linear, num_labels: usize },
-    Embedding { pooling: Pooling, normalize: bool },
-    Late(TokenVectors<B>),
 }
 
 /// Activations of one thread, reused by every layer.
@@ -54,11 +55,12 @@ pub struct Lane<B: Backend> {
     qkv: B::Rows,
     context: B::Rows,
     update: B::Rows,
+    /// What is activated beside what it gates, if something is gated.
+    both: Option<B::Rows>,
     intermediate: B::Rows,
     /// One row a sequence.
     pooled: B::Rows,
-    logits: B::Rows,
-    vectors: Option<B::Rows>,
+    end: EndLane<B>,
     scratch: B::Scratch,
 }
 
@@ -73,12 +75,29 @@ pub(super) struct Sizes {
     pub(super) vocab_size: usize,
     /// The longest sequence.
     pub(super) max_length: usize,
-    /// Rows of the position table before that of the first token.
-    pub(super) position_offset: usize,
+    pub(super) positions: Positions,
     /// Rows of the table of token types, if there is one.
     pub(super) num_types: Option<usize>,
     pub(super) eps: f32,
-    pub(super) hidden_act: Epilogue,
+    pub(super) activation: FeedForward,
+}
+
+/// How a model knows where its tokens stand.
+#[derive(Debug, Clone)]
+pub(super) enum Positions {
+    /// By vectors added to those of words. So many rows of the table come before that of the first token.
+    Table { offset: usize },
+    /// By turning heads of queries and keys.
+    Rotary { inverse_frequencies: Vec<f64> },
+    /// By what distances add to scores.
+    Relative(Distances),
+}
+
+/// What lies between the two layers of a feed-forward part.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum FeedForward {
+    Plain(Epilogue),
+    Gated(Gate),
 }
 
 /// What sets a family of BERT's kind apart: how it names its tensors, and its head's activation.
@@ -87,7 +106,7 @@ pub(super) struct Layout {
     /// Of every tensor but the head's. Some checkpoints go without.
     pub(super) prefix: &'static str,
     pub(super) layer: &'static str,
-    pub(super) qkv: [&'static str; 3],
+    pub(super) qkv: Qkv,
     pub(super) attention_output: &'static str,
     pub(super) attention_norm: &'static str,
     pub(super) intermediate: &'static str,
@@ -96,6 +115,13 @@ pub(super) struct Layout {
     pub(super) head_dense: &'static str,
     pub(super) head_act: Epilogue,
     pub(super) head_out: &'static str,
+}
+
+/// How queries, keys and values are stored.
+#[derive(Debug)]
+pub(super) enum Qkv {
+    Apart([&'static str; 3]),
+    Stacked(&'static str),
 }
 
 /// A family of BERT's kind.
@@ -122,7 +148,7 @@ impl<K: Kind> Architecture for K {
         let sizes = K::sizes(&config.fields)?;
         let probe = format!("{}embeddings.word_embeddings.weight", K::LAYOUT.prefix);
         let prefix = if parameters.weights.contains(&probe) { K::LAYOUT.prefix } else { "" };
-        Loader { parameters, layout: &K::LAYOUT, prefix, sizes: &sizes }.bert(head)
+        Loader { parameters, layout: &K::LAYOUT, prefix, sizes: &sizes }.bert(config, head)
     }
 }
 
@@ -133,7 +159,7 @@ pub(super) enum Original {}
 pub(super) const BERT: Layout = Layout {
     prefix: "bert.",
     layer: "encoder.layer",
-    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    qkv: Qkv::Apart(["attention.self.query", "attention.self.key", "attention.self.value"]),
     attention_output: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
     intermediate: "intermediate.dense",
@@ -165,10 +191,10 @@ impl Sizes {
             intermediate_size: fields.size("intermediate_size", MAX_SIZE)?,
             vocab_size: fields.size("vocab_size", MAX_VOCAB)?,
             max_length: fields.size("max_position_embeddings", MAX_SIZE)?,
-            position_offset: 0,
+            positions: Positions::Table { offset: 0 },
             num_types: Some(fields.optional_size("type_vocab_size", MAX_SIZE)?.unwrap_or(2)),
             eps: fields.eps("layer_norm_eps", 1e-12)?,
-            hidden_act: fields.epilogue("hidden_act", "gelu")?,
+            activation: FeedForward::Plain(fields.epilogue("hidden_act", "gelu")?),
         })
     }
 
@@ -179,41 +205,23 @@ impl Sizes {
 
 // === impl Bert ===
 
-impl<B: Backend> Bert<B> {
-    fn num_labels(&self) -> Option<usize> {
-        match self.end {
-            End::Classifier { num_labels, .. } => Some(num_labels),
-            End::Embedding { .. } | End::Late(_) => None,
-        }
-    }
-
-    /// How the rows of a sequence become one, if they do.
-    fn pooling(&self) -> Option<Pooling> {
-        match self.end {
-            End::Classifier { .. } => Some(Pooling::Cls),
-            End::Embedding { pooling, .. } => Some(pooling),
-            End::Late(_) => None,
-        }
-    }
-}
-
 impl<B: Backend> Family<B> for Bert<B> {
     type Lane = Lane<B>;
 
     fn width(&self) -> usize {
-        match &self.end {
-            End::Classifier { num_labels, .. } => *num_labels,
-            End::Embedding { .. } => self.sizes.hidden_size,
-            End::Late(vectors) => vectors.dim(),
-        }
+        self.end.width()
     }
 
     fn grain(&self) -> Grain {
-        if self.pooling().is_some() { Grain::Sequence } else { Grain::Token }
+        self.end.grain()
     }
 
     fn limits(&self) -> Limits {
-        let Sizes { hidden_size, intermediate_size, .. } = self.sizes;
+        let Sizes { hidden_size, intermediate_size, activation, .. } = self.sizes;
+        let intermediate_size = match activation {
+            FeedForward::Plain(_) => intermediate_size,
+            FeedForward::Gated(_) => intermediate_size * 3 / 2,
+        };
         Limits {
             max_length: self.sizes.max_length,
             vocab_size: self.sizes.vocab_size,
@@ -230,20 +238,26 @@ impl<B: Backend> Family<B> for Bert<B> {
         let hidden = self.sizes.hidden_size;
         let rows = |width| backend.rows(max_tokens, width);
         let embedded = self.projection.as_ref().map(|_| rows(self.sizes.embedding_size));
+        let both = match self.sizes.activation {
+            FeedForward::Plain(_) => None,
+            FeedForward::Gated(_) => Some(rows(2 * self.sizes.intermediate_size)?),
+        };
+        let max_length = self.sizes.max_length;
+        let scratch = match self.layers.first().and_then(|layer| layer.relative.as_ref()) {
+            Some(relative) => backend.relative_scratch(max_length, relative)?,
+            None => backend.scratch(max_length, self.sizes.head_dim())?,
+        };
         Ok(Lane {
             embedded: embedded.transpose()?,
             hidden: rows(hidden)?,
             qkv: rows(3 * hidden)?,
             context: rows(hidden)?,
             update: rows(hidden)?,
+            both,
             intermediate: rows(self.sizes.intermediate_size)?,
             pooled: rows(hidden)?,
-            logits: backend.logits(max_tokens, self.num_labels().unwrap_or(1))?,
-            vectors: match &self.end {
-                End::Late(vectors) => vectors.rows(backend, max_tokens)?,
-                _ => None,
-            },
-            scratch: backend.scratch(self.sizes.max_length, self.sizes.head_dim())?,
+            end: self.end.lane(backend, max_tokens)?,
+            scratch,
         })
     }
 
@@ -257,150 +271,44 @@ impl<B: Backend> Family<B> for Bert<B> {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
             let last = i + 1 == self.layers.len();
-            let only_cls = last && self.pooling() == Some(Pooling::Cls);
+            let only_cls = last && self.end.pooling == Some(Pooling::Cls);
             let queries = if only_cls { Queries::First } else { Queries::All };
             let kind = AttentionKind::full(queries, self.sizes.num_heads);
 
             b.linear(&lane.hidden, &layer.qkv, Epilogue::Bias, &mut lane.qkv);
-            b.attention(&lane.qkv, batch, &kind, &mut lane.scratch, &mut lane.context);
+            if let Some(rope) = &self.rope {
+                b.rotate(&mut lane.qkv, batch, rope, &kind);
+            }
+            let (scratch, context) = (&mut lane.scratch, &mut lane.context);
+            match &layer.relative {
+                None => b.attention(&lane.qkv, batch, &kind, scratch, context),
+                Some(relative) => {
+                    b.relative_attention(&lane.qkv, batch, &kind, relative, scratch, context);
+                }
+            }
             if only_cls {
                 b.pool(&lane.hidden, batch, Pooling::Cls, &mut lane.pooled);
                 std::mem::swap(&mut lane.hidden, &mut lane.pooled);
             }
             b.linear(&lane.context, &layer.attention_output, Epilogue::Bias, &mut lane.update);
             b.residual_norm(&mut lane.hidden, &lane.update, &layer.attention_norm);
-            let act = self.sizes.hidden_act;
-            b.linear(&lane.hidden, &layer.intermediate, act, &mut lane.intermediate);
+            match (self.sizes.activation, &mut lane.both) {
+                (FeedForward::Gated(gate), Some(both)) => {
+                    b.linear(&lane.hidden, &layer.intermediate, Epilogue::Bias, both);
+                    b.gated_activation(both, gate, &mut lane.intermediate);
+                }
+                (FeedForward::Plain(act), _) => {
+                    b.linear(&lane.hidden, &layer.intermediate, act, &mut lane.intermediate);
+                }
+                (FeedForward::Gated(_), None) => unreachable!("`lane` made rows for both"),
+            }
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
             b.residual_norm(&mut lane.hidden, &lane.update, &layer.output_norm);
         }
-        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.pooling() {
+        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.end.pooling {
             b.pool(&lane.hidden, batch, pooling, &mut lane.pooled);
             std::mem::swap(&mut lane.hidden, &mut lane.pooled);
         }
-        match &self.end {
-            End::Classifier { dense, act, out, .. } => {
-                b.linear(&lane.hidden, dense, *act, &mut lane.pooled);
-                b.classify(&lane.pooled, out, &mut lane.logits);
-                &lane.logits
-            }
-            End::Embedding { normalize, .. } => {
-                if *normalize {
-                    b.normalize(&mut lane.hidden);
-                }
-                &lane.hidden
-            }
-            End::Late(vectors) => vectors.of(b, &mut lane.hidden, lane.vectors.as_mut()),
-        }
-    }
-}
-
-// === impl Loader ===
-
-struct Loader<'a, B: Backend> {
-    parameters: &'a Parameters<'a, B>,
-    layout: &'a Layout,
-    prefix: &'static str,
-    sizes: &'a Sizes,
-}
-
-impl<B: Backend> Loader<'_, B> {
-    fn bert(&self, head: &Head) -> Result<Bert<B>, ModelError> {
-        let sizes = self.sizes;
-        let (end, only_cls) = match head {
-            Head::Classifier { labels, .. } => (self.classifier(labels.len())?, true),
-            Head::Embedding { pooling, normalize } => {
-                let end = End::Embedding { pooling: *pooling, normalize: *normalize };
-                (end, *pooling == Pooling::Cls)
-            }
-            Head::Late(late) => {
-                let vectors = TokenVectors::load(self.parameters, late, sizes.hidden_size)?;
-                (End::Late(vectors), false)
-            }
-        };
-        let layers = (0..sizes.num_layers).map(|i| {
-            let few_rows = only_cls && i + 1 == sizes.num_layers;
-            self.layer(i, if few_rows { Meets::Sequences } else { Meets::Tokens })
-        });
-        let projects = sizes.embedding_size != sizes.hidden_size;
-        let project = || {
-            let shape = Shape::new(sizes.hidden_size, sizes.embedding_size, Bias::Stored);
-            let name = format!("{}embeddings_project", self.prefix);
-            self.parameters.linear(&name, shape, Meets::Sequences)
-        };
-        let norm = format!("{}embeddings.LayerNorm", self.prefix);
-        Ok(Bert {
-            embeddings: self.embeddings()?,
-            embeddings_norm: self.norm(&norm, sizes.embedding_size)?,
-            projection: projects.then(project).transpose()?,
-            layers: layers.collect::<Result<_, _>>()?,
-            end,
-            sizes: sizes.clone(),
-        })
-    }
-
-    fn classifier(&self, num_labels: usize) -> Result<End<B>, ModelError> {
-        let hidden = self.sizes.hidden_size;
-        let of = |name: &str, n| {
-            // The pooler is a part of the encoder, whose names may go without their prefix.
-            let bare = name.strip_prefix(self.layout.prefix).filter(|_| self.prefix.is_empty());
-            let shape = Shape::new(n, hidden, Bias::Stored);
-            self.parameters.linear(bare.unwrap_or(name), shape, Meets::Sequences)
-        };
-        Ok(End::Classifier {
-            dense: of(self.layout.head_dense, hidden)?,
-            act: self.layout.head_act,
-            out: of(self.layout.head_out, num_labels)?,
-            num_labels,
-        })
-    }
-
-    fn embeddings(&self) -> Result<B::Embeddings, ModelError> {
-        let Sizes { embedding_size, position_offset, max_length, .. } = *self.sizes;
-        let table = |name: &str, rows: usize| {
-            let name = format!("{}embeddings.{name}_embeddings.weight", self.prefix);
-            self.parameters.weights.tensor(&name, &[rows, embedding_size])
-        };
-        let mut types = match self.sizes.num_types {
-            Some(num_types) => table("token_type", num_types)?,
-            None => Vec::new(),
-        };
-        if self.sizes.num_types == Some(1) {
-            types.extend_from_within(..);
-        }
-        let mut positions = table("position", position_offset + max_length)?;
-        positions.drain(..position_offset * embedding_size);
-        let words = table("word", self.sizes.vocab_size)?;
-        let init = EmbeddingsInit { words, types, positions, hidden_size: embedding_size };
-        self.parameters.backend.prepare_embeddings(init).map_err(ModelError::Device)
-    }
-
-    fn layer(&self, i: usize, meets: Meets) -> Result<Layer<B>, ModelError> {
-        let (hidden, intermediate) = (self.sizes.hidden_size, self.sizes.intermediate_size);
-        let name = |part: &str| format!("{}{}.{i}.{part}", self.prefix, self.layout.layer);
-        let linear = |part: &str, n, k| {
-            self.parameters.linear(&name(part), Shape::new(n, k, Bias::Stored), meets)
-        };
-        let norm = |part: &str| self.norm(&name(part), hidden);
-        let factors = [query_scale(self.sizes.head_dim()), 1.0, 1.0];
-        let qkv = self.layout.qkv.iter().zip(factors);
-        let qkv = qkv.map(|(part, factor)| Part { name: name(part), n: hidden, factor });
-        Ok(Layer {
-            qkv: self.parameters.stacked(
-                &qkv.collect::<Vec<_>>(),
-                hidden,
-                Bias::Stored,
-                Meets::Tokens,
-            )?,
-            attention_output: linear(self.layout.attention_output, hidden, hidden)?,
-            attention_norm: norm(self.layout.attention_norm)?,
-            intermediate: linear(self.layout.intermediate, intermediate, hidden)?,
-            output: linear(self.layout.output, hidden, intermediate)?,
-            output_norm: norm(self.layout.output_norm)?,
-        })
-    }
-
-    fn norm(&self, name: &str, width: usize) -> Result<B::Norm, ModelError> {
-        self.parameters.layer_norm(name, width, self.sizes.eps, Bias::Stored)
+        self.end.forward(b, &mut lane.hidden, &mut lane.end)
     }
 }

@@ -23,8 +23,8 @@ pub struct Config {
     pub architecture: String,
     /// Names of the classifier's outputs, in order.
     pub labels: Vec<String>,
-    /// What turns a logit into a score.
-    pub activation: Activation,
+    /// What turns a logit into a score, if this file names it.
+    pub activation: Option<Activation>,
     pub fields: Fields,
 }
 
@@ -44,7 +44,7 @@ impl Config {
         let architecture = fields.architecture()?.to_owned();
         fields.check_unquantised()?;
         let labels = fields.labels()?;
-        let activation = activation(fields.activation_name()?, labels.len())?;
+        let activation = fields.activation()?;
         Ok(Self { architecture, labels, activation, fields })
     }
 }
@@ -60,6 +60,11 @@ impl Fields {
         let first = self.0.get(names.next()?)?;
         let value = names.try_fold(first, |value, name| value.get(name))?;
         (!value.is_null()).then_some(value)
+    }
+
+    /// Whether the field is there, be it null.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.0.contains_key(field)
     }
 
     /// # Errors
@@ -83,6 +88,17 @@ impl Fields {
                 Err(ModelError::invalid(FILE, field, message))
             }
         }
+    }
+
+    /// A size that may be none: missing, or 0.
+    ///
+    /// # Errors
+    /// As for [`Self::size`].
+    pub(super) fn count(&self, field: &str, max: usize) -> Result<Option<usize>, ModelError> {
+        if self.get(field).and_then(Value::as_u64) == Some(0) {
+            return Ok(None);
+        }
+        self.optional_size(field, max)
     }
 
     /// # Errors
@@ -150,6 +166,29 @@ impl Fields {
         }
         let message = format!("{num_heads} heads do not divide hidden_size {hidden_size}");
         Err(ModelError::invalid(FILE, field, message))
+    }
+
+    /// Whether each of the layers sees all keys, as `layer_types` says.
+    ///
+    /// # Errors
+    /// Another number of layers, or a kind without code.
+    pub(super) fn layer_kinds(&self, num_layers: usize) -> Result<Option<Vec<bool>>, ModelError> {
+        const FIELD: &str = "layer_types";
+        let Some(kinds) = self.get(FIELD) else { return Ok(None) };
+        let kinds: Vec<_> = kinds.as_array().into_iter().flatten().map(Value::as_str).collect();
+        if kinds.len() != num_layers {
+            let message = format!("{} of them, but num_hidden_layers is {num_layers}", kinds.len());
+            return Err(ModelError::invalid(FILE, FIELD, message));
+        }
+        let is_global = |kind: Option<&str>| match kind {
+            Some("full_attention") => Ok(true),
+            Some("sliding_attention") => Ok(false),
+            _ => {
+                let message = "only full_attention and sliding_attention are supported";
+                Err(ModelError::unsupported(FILE, FIELD, message))
+            }
+        };
+        kinds.into_iter().map(is_global).collect::<Result<_, _>>().map(Some)
     }
 
     /// The activation between two linear layers.
@@ -229,30 +268,13 @@ impl Fields {
             .collect()
     }
 
-    /// The field that names the checkpoint's activation, and the name.
-    fn activation_name(&self) -> Result<Option<(&str, &str)>, ModelError> {
+    fn activation(&self) -> Result<Option<Activation>, ModelError> {
         for field in ["sentence_transformers.activation_fn", "sbert_ce_default_activation_function"]
         {
-            if let Some(name) = self.text(field)? {
-                return Ok(Some((field, name)));
+            if let Some(path) = self.text(field)? {
+                return Activation::named(FILE, field, path).map(Some);
             }
         }
         Ok(None)
-    }
-}
-
-/// As sentence-transformers reads it: the named function, else a sigmoid for one label and nothing for more.
-fn activation(named: Option<(&str, &str)>, num_labels: usize) -> Result<Activation, ModelError> {
-    let Some((field, path)) = named else {
-        return Ok(if num_labels == 1 { Activation::Sigmoid } else { Activation::Identity });
-    };
-    match path.rsplit('.').next() {
-        Some("Sigmoid") => Ok(Activation::Sigmoid),
-        Some("Identity") => Ok(Activation::Identity),
-        Some("Softmax") => Ok(Activation::Softmax),
-        _ => {
-            let message = format!("'{path}' is not supported; Sigmoid, Softmax and Identity are");
-            Err(ModelError::unsupported(FILE, field, message))
-        }
     }
 }

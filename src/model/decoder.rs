@@ -1,7 +1,7 @@
 //! Decoders as rerankers: a prompt is read to its end, and the last token answers.
 //!
-//! Qwen3, Qwen2 and Llama compute alike: RMS norm before each part, causal attention whose heads share keys, rotary
-//! positions, gated feed-forward. The answer is two rows of the language model's head (yes and no), or a score layer.
+//! Qwen3, Qwen2, Llama and Gemma compute alike: RMS norm before each part, causal attention whose heads share keys,
+//! rotary positions, gated feed-forward. The answer is rows of the language model's head (yes and no), or a score layer.
 
 use std::marker::PhantomData;
 
@@ -35,6 +35,8 @@ pub struct Decoder<B: Backend> {
     /// One row an answer, or a label.
     out: B::Linear,
     num_labels: usize,
+    /// Of a language model's logits.
+    logit_softcap: Option<f32>,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,8 @@ struct Layer<B: Backend> {
     /// Of each head of queries, and of keys.
     head_norms: Option<(B::Norm, B::Norm)>,
     attention_output: B::Linear,
+    /// Of what attention, and the feed-forward part, add to the residual stream.
+    update_norms: Option<(B::Norm, B::Norm)>,
     mlp_norm: B::Norm,
     /// What is activated, then what it gates.
     intermediate: B::Linear,
@@ -83,6 +87,14 @@ struct Sizes {
     eps: f32,
     gate: Gate,
     theta: f64,
+    /// Scores of attention are divided by its root.
+    query_scalar: usize,
+    /// Scores of attention stay within it.
+    softcap: Option<f32>,
+    /// Logits of the language model stay within it.
+    logit_softcap: Option<f32>,
+    /// What each layer sees.
+    windows: Vec<Window>,
     biases: Biases,
     /// Whether the language model's head is its table of words.
     is_tied: bool,
@@ -98,12 +110,32 @@ pub(super) struct Biases {
 
 /// What sets one of these families apart.
 pub(super) trait Kind {
-    /// Whether heads of queries and keys are normed.
-    const HEAD_NORMS: bool;
+    const STYLE: Style;
 
     /// # Errors
     /// A field that is not true or false.
     fn biases(fields: &Fields) -> Result<Biases, ModelError>;
+}
+
+/// What no field of the configuration says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    /// Whether heads of queries and keys are normed.
+    pub(super) head_norms: bool,
+    /// Whether what a part adds to the residual stream is normed, and every other layer has a window.
+    pub(super) is_gemma2: bool,
+    /// Whether norms multiply by one more than their weight, and the residual stream begins with words times the root
+    /// of its width.
+    pub(super) is_gemma: bool,
+}
+
+impl Style {
+    pub(super) const PLAIN: Self = Self { head_norms: false, is_gemma2: false, is_gemma: false };
+
+    /// What norms add to their weight.
+    fn norm_offset(self) -> f32 {
+        if self.is_gemma { 1.0 } else { 0.0 }
+    }
 }
 
 /// Makes an architecture of a [`Kind`].
@@ -124,8 +156,7 @@ impl<K: Kind> Architecture for Decoding<K> {
     ) -> Result<Decoder<B>, ModelError> {
         let sizes = Sizes::read::<K>(&config.fields)?;
         let answers = config.architecture.ends_with("ForCausalLM");
-        Loader { parameters, sizes: &sizes, has_head_norms: K::HEAD_NORMS }
-            .decoder(head.labels(), answers)
+        Loader { parameters, sizes: &sizes, style: K::STYLE }.decoder(head.labels(), answers)
     }
 }
 
@@ -156,9 +187,10 @@ impl Sizes {
             return Err(ModelError::unsupported(FILE, "use_sliding_window", message));
         }
         let theta = |field| fields.number(field, 1.0..=1e12);
-        Ok(Self {
+        let num_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
+        let mut sizes = Self {
             hidden_size,
-            num_layers: fields.size("num_hidden_layers", MAX_LAYERS)?,
+            num_layers,
             num_heads,
             num_kv_heads,
             head_dim,
@@ -166,21 +198,58 @@ impl Sizes {
             vocab_size: fields.size("vocab_size", MAX_VOCAB)?,
             max_length: fields.size("max_position_embeddings", MAX_VOCAB)?.min(MAX_LENGTH),
             eps: fields.eps("rms_norm_eps", 1e-6)?,
-            gate: fields.gate("hidden_act", "silu")?,
+            gate: gate(fields, K::STYLE)?,
+            query_scalar: head_dim,
+            softcap: None,
+            logit_softcap: None,
+            windows: vec![Window::CAUSAL; num_layers],
             theta: theta("rope_parameters.rope_theta")?.or(theta("rope_theta")?).unwrap_or(1e4),
             biases: K::biases(fields)?,
-            is_tied: fields.flag("tie_word_embeddings", false)?,
-        })
+            is_tied: fields.flag("tie_word_embeddings", K::STYLE.is_gemma)?,
+        };
+        if K::STYLE.is_gemma2 {
+            // A null is no cap, and a field that is missing the format's own default.
+            let cap = |field, default| {
+                let default = (!fields.has(field)).then_some(default);
+                let cap = fields.number(field, 1.0..=1e6)?.map(|cap| cap as f32);
+                Ok::<_, ModelError>(cap.or(default))
+            };
+            sizes.query_scalar =
+                fields.optional_size("query_pre_attn_scalar", MAX_SIZE)?.unwrap_or(256);
+            sizes.softcap = cap("attn_logit_softcapping", 50.0)?;
+            sizes.logit_softcap = cap("final_logit_softcapping", 30.0)?;
+            sizes.windows = windows(fields, num_layers)?;
+        }
+        Ok(sizes)
     }
 
-    fn kind(&self) -> AttentionKind {
+    fn kind(&self, layer: usize) -> AttentionKind {
         AttentionKind {
             queries: Queries::All,
             num_heads: self.num_heads,
             num_kv_heads: self.num_kv_heads,
-            window: Window::CAUSAL,
+            window: self.windows[layer],
+            softcap: self.softcap.map(|cap| cap * std::f32::consts::LOG2_E),
         }
     }
+}
+
+fn gate(fields: &Fields, style: Style) -> Result<Gate, ModelError> {
+    if style.is_gemma2 {
+        return fields.gate("hidden_activation", "gelu_pytorch_tanh");
+    }
+    let gate = fields.gate("hidden_act", if style.is_gemma { "gelu" } else { "silu" })?;
+    // The first checkpoints of Gemma say gelu, and mean the tanh form.
+    Ok(if style.is_gemma && gate == Gate::Gelu { Gate::GeluTanh } else { gate })
+}
+
+/// Every other layer, from the first on, sees no farther than `sliding_window`.
+fn windows(fields: &Fields, num_layers: usize) -> Result<Vec<Window>, ModelError> {
+    let size = fields.optional_size("sliding_window", MAX_VOCAB)?.unwrap_or(4096);
+    let sliding = Window { left: size - 1, right: 0 };
+    let kinds = fields.layer_kinds(num_layers)?;
+    let is_global = |i: usize| kinds.as_ref().map_or(!i.is_multiple_of(2), |kinds| kinds[i]);
+    Ok((0..num_layers).map(|i| if is_global(i) { Window::CAUSAL } else { sliding }).collect())
 }
 
 // === impl Decoder ===
@@ -211,10 +280,12 @@ impl<B: Backend> Family<B> for Decoder<B> {
         let Sizes { hidden_size: hidden, intermediate_size, head_dim, max_length, .. } = self.sizes;
         let heads = self.sizes.num_heads * head_dim;
         let rows = |width| backend.rows(max_tokens, width);
+        let kind = self.sizes.kind(0);
+        backend.check_attention(&kind)?;
         Ok(Lane {
             hidden: rows(hidden)?,
             normed: rows(hidden)?,
-            qkv: rows(self.sizes.kind().num_row_heads() * head_dim)?,
+            qkv: rows(kind.num_row_heads() * head_dim)?,
             context: rows(heads)?,
             update: rows(hidden)?,
             both: rows(2 * intermediate_size)?,
@@ -227,9 +298,9 @@ impl<B: Backend> Family<B> for Decoder<B> {
     }
 
     fn forward<'a>(&self, b: &B, lane: &'a mut Lane<B>, batch: &B::Batch) -> &'a B::Rows {
-        let kind = self.sizes.kind();
         b.embed(batch, &self.embeddings, &mut lane.hidden);
         for (i, layer) in self.layers.iter().enumerate() {
+            let kind = self.sizes.kind(i);
             let update = (i > 0).then_some(&lane.update);
             b.pre_norm(&mut lane.hidden, update, &layer.attention_norm, &mut lane.normed);
             b.linear(&lane.normed, &layer.qkv, Epilogue::Bias, &mut lane.qkv);
@@ -246,14 +317,28 @@ impl<B: Backend> Family<B> for Decoder<B> {
                 std::mem::swap(&mut lane.hidden, &mut lane.last_hidden);
             }
             b.linear(&lane.context, &layer.attention_output, Epilogue::Bias, &mut lane.update);
+            if let Some((norm, _)) = &layer.update_norms {
+                b.norm(&lane.update, norm, &mut lane.normed);
+                std::mem::swap(&mut lane.update, &mut lane.normed);
+            }
             b.pre_norm(&mut lane.hidden, Some(&lane.update), &layer.mlp_norm, &mut lane.normed);
             b.linear(&lane.normed, &layer.intermediate, Epilogue::Bias, &mut lane.both);
             b.gated_activation(&lane.both, self.sizes.gate, &mut lane.intermediate);
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
+            if let Some((_, norm)) = &layer.update_norms {
+                b.norm(&lane.update, norm, &mut lane.normed);
+                std::mem::swap(&mut lane.update, &mut lane.normed);
+            }
         }
         b.pre_norm(&mut lane.hidden, Some(&lane.update), &self.final_norm, &mut lane.normed);
         b.classify(&lane.normed, &self.out, &mut lane.logits);
         &lane.logits
+    }
+
+    fn finish(&self, results: &mut [f32]) {
+        if let Some(cap) = self.logit_softcap {
+            results.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
     }
 }
 
@@ -262,13 +347,13 @@ impl<B: Backend> Family<B> for Decoder<B> {
 struct Loader<'a, B: Backend> {
     parameters: &'a Parameters<'a, B>,
     sizes: &'a Sizes,
-    has_head_norms: bool,
+    style: Style,
 }
 
 impl<B: Backend> Loader<'_, B> {
     fn decoder(&self, labels: &[String], answers: bool) -> Result<Decoder<B>, ModelError> {
         let Sizes { hidden_size, vocab_size, theta, head_dim, max_length, .. } = *self.sizes;
-        let words = self.words("model.embed_tokens.weight")?;
+        let mut words = self.words("model.embed_tokens.weight")?;
         let out = if answers {
             self.answers(labels, &words)?
         } else {
@@ -276,6 +361,10 @@ impl<B: Backend> Loader<'_, B> {
             self.parameters.linear("score", shape, Meets::Sequences)?
         };
         debug_assert_eq!(words.len(), vocab_size * hidden_size, "a row for each word");
+        if self.style.is_gemma {
+            let scale = (hidden_size as f32).sqrt();
+            words.iter_mut().for_each(|x| *x *= scale);
+        }
         let (types, positions) = (Vec::new(), Vec::new());
         let init = EmbeddingsInit { words, types, positions, hidden_size };
         let embeddings = self.parameters.backend.prepare_embeddings(init);
@@ -288,6 +377,7 @@ impl<B: Backend> Loader<'_, B> {
             rope: self.parameters.rope(theta, head_dim, max_length)?,
             layers: layers.collect::<Result<_, _>>()?,
             final_norm: self.norm("model.norm", hidden_size, 1.0)?,
+            logit_softcap: self.sizes.logit_softcap.filter(|_| answers),
             out,
             num_labels: labels.len(),
             sizes: self.sizes.clone(),
@@ -329,8 +419,8 @@ impl<B: Backend> Loader<'_, B> {
         let name = |part: &str| format!("model.layers.{i}.{part}");
         let part = |part: &str, n, factor| Part { name: name(part), n, factor };
         // A norm would take a factor out again, so there it is a part of the norm.
-        let scale = query_scale(head_dim);
-        let factor = if self.has_head_norms { 1.0 } else { scale };
+        let scale = query_scale(self.sizes.query_scalar);
+        let factor = if self.style.head_norms { 1.0 } else { scale };
         let qkv = [
             part("self_attn.q_proj", heads, factor),
             part("self_attn.k_proj", kv_heads, 1.0),
@@ -348,18 +438,25 @@ impl<B: Backend> Loader<'_, B> {
             self.parameters.linear(&name(part), Shape::new(n, k, bias), meets)
         };
         let norm = |part: &str| self.norm(&name(part), hidden, 1.0);
+        // The same name means the norm before the feed-forward part, and the one after attention.
+        let (after, before) = ("post_attention_layernorm", "pre_feedforward_layernorm");
+        let mlp_norm = if self.style.is_gemma2 { before } else { after };
+        let update_norms =
+            || Ok::<_, ModelError>((norm(after)?, norm("post_feedforward_layernorm")?));
         Ok(Layer {
             attention_norm: norm("input_layernorm")?,
             qkv: self.parameters.stacked(&qkv, hidden, biases.qkv, Meets::Tokens)?,
-            head_norms: self.has_head_norms.then(head_norms).transpose()?,
+            head_norms: self.style.head_norms.then(head_norms).transpose()?,
             attention_output: linear("self_attn.o_proj", hidden, heads, biases.attention_output)?,
-            mlp_norm: norm("post_attention_layernorm")?,
+            update_norms: self.style.is_gemma2.then(update_norms).transpose()?,
+            mlp_norm: norm(mlp_norm)?,
             intermediate: self.parameters.stacked(&gate_and_up, hidden, biases.mlp, meets)?,
             output: linear("mlp.down_proj", hidden, intermediate_size, biases.mlp)?,
         })
     }
 
     fn norm(&self, name: &str, width: usize, factor: f32) -> Result<B::Norm, ModelError> {
-        self.parameters.rms_norm(name, width, self.sizes.eps, factor)
+        let scale = (self.style.norm_offset(), factor);
+        self.parameters.rms_norm(name, width, self.sizes.eps, scale)
     }
 }

@@ -1,6 +1,6 @@
 //! DistilBERT: BERT without token types, under names of its own.
 
-use super::bert::{Kind, Layout, Sizes};
+use super::bert::{FeedForward, Kind, Layout, Positions, Qkv, Sizes};
 use super::config::{Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
 use crate::engine::Epilogue;
 use crate::error::ModelError;
@@ -12,7 +12,7 @@ impl Kind for DistilBert {
     const LAYOUT: Layout = Layout {
         prefix: "distilbert.",
         layer: "transformer.layer",
-        qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+        qkv: Qkv::Apart(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
         attention_output: "attention.out_lin",
         attention_norm: "sa_layer_norm",
         intermediate: "ffn.lin1",
@@ -33,11 +33,11 @@ impl Kind for DistilBert {
             intermediate_size: fields.size("hidden_dim", MAX_SIZE)?,
             vocab_size: fields.size("vocab_size", MAX_VOCAB)?,
             max_length: fields.size("max_position_embeddings", MAX_SIZE)?,
-            position_offset: 0,
+            positions: Positions::Table { offset: 0 },
             num_types: None,
             // The family's code has it as a constant.
             eps: 1e-12,
-            hidden_act: fields.epilogue("activation", "gelu")?,
+            activation: FeedForward::Plain(fields.epilogue("activation", "gelu")?),
         })
     }
 }

@@ -2,10 +2,13 @@
 
 use super::bert::Original;
 use super::config::Config;
+use super::deberta::DebertaV2;
 use super::decoder::Decoding;
 use super::distilbert::DistilBert;
 use super::electra::Electra;
-use super::head::Head;
+use super::gemma::{Gemma, Gemma2};
+use super::gte::Gte;
+use super::head::{self, Head};
 use super::late;
 use super::llama::Llama;
 use super::loader::{Instances, Parts};
@@ -78,25 +81,33 @@ const fn prompted<A: Architecture>(
     Entry { is_prompted: true, ..entry::<A>(architecture, model_type, make_head) }
 }
 
-static FAMILIES: [Entry; 18] = [
+static FAMILIES: [Entry; 26] = [
     entry::<Original>("BertForSequenceClassification", "bert", classifier),
-    entry::<Original>("BertModel", "bert", modules::embedding_head),
+    entry::<Original>("BertModel", "bert", modules::head),
     entry::<Original>("HF_ColBERT", "bert", late::required_head),
     entry::<Roberta>("RobertaForSequenceClassification", "roberta", classifier),
     entry::<Roberta>("XLMRobertaForSequenceClassification", "xlm-roberta", classifier),
-    entry::<Roberta>("XLMRobertaModel", "xlm-roberta", modules::embedding_head),
+    entry::<Roberta>("XLMRobertaModel", "xlm-roberta", modules::head),
     entry::<Roberta>("CamembertForSequenceClassification", "camembert", classifier),
     entry::<DistilBert>("DistilBertForSequenceClassification", "distilbert", classifier),
-    entry::<DistilBert>("DistilBertModel", "distilbert", modules::embedding_head),
+    entry::<DistilBert>("DistilBertModel", "distilbert", modules::head),
     entry::<Electra>("ElectraForSequenceClassification", "electra", classifier),
+    entry::<DebertaV2>("DebertaV2ForSequenceClassification", "deberta-v2", classifier),
+    entry::<DebertaV2>("DebertaV2Model", "deberta-v2", modules::head),
+    entry::<Gte>("NewForSequenceClassification", "new", classifier),
+    entry::<Gte>("NewModel", "new", modules::head),
     entry::<Modern>("ModernBertForSequenceClassification", "modernbert", classifier),
-    entry::<Modern>("ModernBertModel", "modernbert", modules::embedding_head),
+    entry::<Modern>("ModernBertModel", "modernbert", modules::head),
     prompted::<Decoding<Qwen3>>("Qwen3ForCausalLM", "qwen3", prompt::answers),
     prompted::<Decoding<Qwen3>>("Qwen3ForSequenceClassification", "qwen3", classifier),
     prompted::<Decoding<Qwen2>>("Qwen2ForCausalLM", "qwen2", prompt::answers),
     prompted::<Decoding<Qwen2>>("Qwen2ForSequenceClassification", "qwen2", classifier),
     prompted::<Decoding<Llama>>("LlamaForCausalLM", "llama", prompt::answers),
     prompted::<Decoding<Llama>>("LlamaForSequenceClassification", "llama", classifier),
+    prompted::<Decoding<Gemma>>("GemmaForCausalLM", "gemma", prompt::answers),
+    prompted::<Decoding<Gemma>>("GemmaForSequenceClassification", "gemma", classifier),
+    prompted::<Decoding<Gemma2>>("Gemma2ForCausalLM", "gemma2", prompt::answers),
+    prompted::<Decoding<Gemma2>>("Gemma2ForSequenceClassification", "gemma2", classifier),
 ];
 
 /// The entry of a configuration, whose fields are found to be what the family reads.
@@ -114,6 +125,9 @@ pub(super) fn find(config: &Config) -> Result<&'static Entry, ModelError> {
             Some(headed) if supported.contains(&headed) => {
                 format!("'{asked}' has no head that scores; '{headed}' is supported")
             }
+            _ if config.fields.get("auto_map").is_some() => format!(
+                "'{asked}' is code that comes with the checkpoint (auto_map), which is not run here; {supported} are supported"
+            ),
             _ => format!("'{asked}' is not supported; {supported} are"),
         };
         return Err(ModelError::unsupported(FILE, "architectures", message));
@@ -123,6 +137,6 @@ pub(super) fn find(config: &Config) -> Result<&'static Entry, ModelError> {
     Ok(entry)
 }
 
-fn classifier(_files: &ModelFiles, config: &Config) -> Result<Head, ModelError> {
-    Ok(Head::Classifier { labels: config.labels.clone(), activation: config.activation })
+fn classifier(files: &ModelFiles, config: &Config) -> Result<Head, ModelError> {
+    head::classifier(files, config, config.labels.clone())
 }

@@ -1,8 +1,15 @@
 //! From what the forward pass gives to a relevance: logits of a classifier, or the cosine of two vectors.
 
+use super::config::Config;
 use super::late::Late;
+use super::source::ModelFiles;
 use crate::engine::Pooling;
+use crate::error::ModelError;
 use crate::request::Score;
+use serde::Deserialize;
+
+const RECIPE: &str = "model.toml";
+const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
 
 /// What a checkpoint applies to its logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,15 +19,81 @@ pub enum Activation {
     Softmax,
 }
 
+impl Activation {
+    /// The function that a checkpoint names by its path in torch.
+    ///
+    /// # Errors
+    /// One without code.
+    pub(super) fn named(file: &str, field: &str, path: &str) -> Result<Self, ModelError> {
+        match path.rsplit('.').next() {
+            Some("Sigmoid") => Ok(Self::Sigmoid),
+            Some("Identity") => Ok(Self::Identity),
+            Some("Softmax") => Ok(Self::Softmax),
+            _ => {
+                let message =
+                    format!("'{path}' is not supported; Sigmoid, Softmax and Identity are");
+                Err(ModelError::unsupported(file, field, message))
+            }
+        }
+    }
+}
+
 /// The end of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Head {
     /// One logit a label, from the pair.
-    Classifier { labels: Vec<String>, activation: Activation },
+    Classifier {
+        labels: Vec<String>,
+        activation: Activation,
+        /// The label that is the relevance, where the model's folder names one.
+        ranked: Option<usize>,
+    },
     /// One vector a text; relevance is the cosine of query and document.
     Embedding { pooling: Pooling, normalize: bool },
     /// One vector a token; relevance is the sum of the best similarities.
     Late(Late),
+}
+
+/// A classifier's head: the label that ranks is named by `rank_by` in `model.toml`; the activation, as
+/// sentence-transformers reads it, is the one that the folder names, else a sigmoid for one label and none for more.
+///
+/// # Errors
+/// A file that is broken, a label that is none of these, or an activation without code.
+pub(super) fn classifier(
+    files: &ModelFiles,
+    config: &Config,
+    labels: Vec<String>,
+) -> Result<Head, ModelError> {
+    #[derive(Deserialize)]
+    struct Recipe {
+        rank_by: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct SentenceTransformers {
+        activation_fn: Option<String>,
+    }
+    let mut ranked = None;
+    if let Some(bytes) = files.read(RECIPE)? {
+        let recipe: Recipe = toml::from_slice(&bytes)
+            .map_err(|e| ModelError::invalid(RECIPE, "toml", e.message().to_owned()))?;
+        if let Some(name) = recipe.rank_by {
+            ranked = Some(labels.iter().position(|label| *label == name).ok_or_else(|| {
+                let message = format!("'{name}' is none of the labels {}", labels.join(", "));
+                ModelError::invalid(RECIPE, "rank_by", message)
+            })?);
+        }
+    }
+    let mut activation = config.activation;
+    if let Some(bytes) = files.read(SENTENCE_TRANSFORMERS)? {
+        let own: SentenceTransformers = serde_json::from_slice(&bytes)
+            .map_err(|e| ModelError::invalid(SENTENCE_TRANSFORMERS, "json", e.to_string()))?;
+        let named = own
+            .activation_fn
+            .map(|path| Activation::named(SENTENCE_TRANSFORMERS, "activation_fn", &path));
+        activation = named.transpose()?.or(activation);
+    }
+    let default = if labels.len() == 1 { Activation::Sigmoid } else { Activation::Identity };
+    Ok(Head::Classifier { labels, activation: activation.unwrap_or(default), ranked })
 }
 
 impl Head {
@@ -32,20 +105,32 @@ impl Head {
         }
     }
 
-    /// Whether documents can be ranked: one label is the relevance, of two the second is.
+    /// The name of how vectors are made of tokens, of a head that gives vectors.
+    pub fn pooling(&self) -> Option<&'static str> {
+        match self {
+            Self::Classifier { .. } | Self::Late(_) => None,
+            Self::Embedding { pooling: Pooling::Cls, .. } => Some("cls"),
+            Self::Embedding { pooling: Pooling::Mean, .. } => Some("mean"),
+            Self::Embedding { pooling: Pooling::Last, .. } => Some("last-token"),
+        }
+    }
+
+    /// Whether documents can be ranked: one label is the relevance, of two the second is, of more the one that is
+    /// named.
     pub fn can_rank(&self) -> bool {
         match self {
-            Self::Classifier { labels, .. } => labels.len() <= 2,
+            Self::Classifier { labels, ranked, .. } => labels.len() <= 2 || ranked.is_some(),
             Self::Embedding { .. } | Self::Late(_) => true,
         }
     }
 
     /// The relevance in the logits of one pair; `None` if the head cannot rank.
     pub fn score(&self, logits: &[f32]) -> Option<Score> {
-        let Self::Classifier { activation, .. } = self else { return None };
-        let raw = match *logits {
-            [logit] => logit,
-            [against, for_it] => for_it - against,
+        let Self::Classifier { activation, ranked, .. } = self else { return None };
+        let raw = match (logits, *ranked) {
+            ([logit], _) => *logit,
+            (_, Some(label)) => log_odds(logits, label),
+            ([against, for_it], None) => for_it - against,
             _ => return None,
         };
         let probability = sigmoid(raw);
@@ -67,6 +152,14 @@ pub fn cosine(query: &[f32], document: &[f32]) -> Score {
     Score { raw: cosine, activated: cosine, probability: cosine.clamp(0.0, 1.0) }
 }
 
+/// What the softmax gives to a label over what it gives to all others, as a logarithm: of two labels the difference.
+fn log_odds(logits: &[f32], label: usize) -> f32 {
+    let others = || logits.iter().enumerate().filter(|(i, _)| *i != label).map(|(_, logit)| *logit);
+    let max = others().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = others().map(|logit| (logit - max).exp()).sum();
+    logits[label] - max - sum.ln()
+}
+
 /// The relevance of a sum of `num_vectors` best similarities: their mean is the probability.
 pub fn late_interaction(sum: f32, num_vectors: usize) -> Score {
     let mean = sum / num_vectors.max(1) as f32;
@@ -84,7 +177,7 @@ mod tests {
     use super::*;
 
     fn classifier(num_labels: usize, activation: Activation) -> Head {
-        Head::Classifier { labels: vec![String::new(); num_labels], activation }
+        Head::Classifier { labels: vec![String::new(); num_labels], activation, ranked: None }
     }
 
     #[test]
@@ -110,6 +203,24 @@ mod tests {
         let head = classifier(3, Activation::Identity);
         assert!(!head.can_rank());
         assert_eq!(head.score(&[1.0, 2.0, 3.0]), None);
+    }
+
+    #[test]
+    fn of_many_labels_the_named_one_is_the_relevance() {
+        let ranked = |label| Head::Classifier {
+            labels: vec![String::new(); 3],
+            activation: Activation::Identity,
+            ranked: Some(label),
+        };
+        let logits = [0.5f32, -1.0, 2.0];
+        let total: f32 = logits.iter().map(|logit| logit.exp()).sum();
+        for (label, logit) in logits.iter().enumerate() {
+            assert!(ranked(label).can_rank());
+            let score = ranked(label).score(&logits).unwrap();
+            assert!((score.probability - logit.exp() / total).abs() < 1e-6, "{label}: {score:?}");
+        }
+        let score = ranked(1).score(&[1e30, -1e30, 0.0]).unwrap();
+        assert_eq!(score.probability, 0.0);
     }
 
     #[test]

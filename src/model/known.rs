@@ -51,9 +51,11 @@ macro_rules! embed {
 }
 
 static FILES: &[(&str, &str)] = embed![
+    "Alibaba-NLP--gte-multilingual-reranker-base",
     "Alibaba-NLP--gte-reranker-modernbert-base",
     "BAAI--bge-reranker-base",
     "BAAI--bge-reranker-large",
+    "BAAI--bge-reranker-v2-gemma",
     "BAAI--bge-reranker-v2-m3",
     "Qwen--Qwen3-Reranker-0.6B",
     "Qwen--Qwen3-Reranker-4B",
@@ -62,8 +64,11 @@ static FILES: &[(&str, &str)] = embed![
     "cross-encoder--ms-marco-MiniLM-L6-v2",
     "cross-encoder--ms-marco-electra-base",
     "cross-encoder--qnli-distilroberta-base",
+    "mixedbread-ai--mxbai-rerank-base-v1",
     "mixedbread-ai--mxbai-rerank-base-v2",
+    "mixedbread-ai--mxbai-rerank-large-v1",
     "mixedbread-ai--mxbai-rerank-large-v2",
+    "mixedbread-ai--mxbai-rerank-xsmall-v1",
     "sentence-transformers--all-MiniLM-L6-v2",
     "tomaarsen--Qwen3-Reranker-0.6B-seq-cls",
     "tomaarsen--reranker-ModernBERT-large-gooaq-bce",

@@ -1,7 +1,7 @@
 //! Llama: the plain decoder.
 
 use super::config::Fields;
-use super::decoder::{Biases, Kind};
+use super::decoder::{Biases, Kind, Style};
 use super::parameters::Bias;
 use crate::error::ModelError;
 
@@ -9,7 +9,7 @@ use crate::error::ModelError;
 pub(super) enum Llama {}
 
 impl Kind for Llama {
-    const HEAD_NORMS: bool = false;
+    const STYLE: Style = Style::PLAIN;
 
     fn biases(fields: &Fields) -> Result<Biases, ModelError> {
         let attention = Bias::if_stored(fields.flag("attention_bias", false)?);

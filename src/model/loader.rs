@@ -96,12 +96,23 @@ pub fn check_config(json: &[u8]) -> Result<Config, ModelError> {
 /// What is wrong with which file, or that the machine lacks the instruction set or the threads asked for.
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<LoadedModel, ModelError> {
     check_is_whole(files)?;
+    load_with(files, &Weights::open(files)?, options)
+}
+
+/// Prepares a model of other weights than its files'.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_with(
+    files: &ModelFiles,
+    weights: &Weights,
+    options: &LoadOptions,
+) -> Result<LoadedModel, ModelError> {
     let config = Config::read(files)?;
     let family = families::find(&config)?;
     let prompt = family.is_prompted.then(|| Prompt::find(files)).transpose()?;
     let head = head_of(files, &config, (family.make_head)(files, &config), options)?;
-    let weights = Weights::open(files)?;
-    let parts = Parts { files, weights: &weights, config: &config, head: &head, options };
+    let parts = Parts { files, weights, config: &config, head: &head, options };
     let Instances { device, dtype, limits, scorers, max_sim } = (family.instances)(&parts)?;
     Ok(LoadedModel {
         max_length: limits.max_length,

@@ -2,12 +2,16 @@
 
 mod bert;
 pub mod config;
+mod deberta;
 mod decoder;
 mod distilbert;
 mod electra;
+mod end;
 mod families;
 #[cfg(debug_assertions)]
 pub mod faults;
+mod gemma;
+mod gte;
 pub mod head;
 pub mod known;
 pub mod late;
@@ -18,6 +22,7 @@ mod modernbert;
 mod modules;
 mod parameters;
 pub mod prompt;
+pub mod prompts;
 mod qwen2;
 mod qwen3;
 pub mod registry;

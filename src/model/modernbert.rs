@@ -3,9 +3,9 @@
 
 use super::Grain;
 use super::config::{Config, Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
+use super::end::{End, EndLane, Layers, Stage};
 use super::families::Architecture;
 use super::head::Head;
-use super::late::TokenVectors;
 use super::parameters::{Bias, Meets, Parameters, Shape};
 use super::scorer::{Family, Limits};
 use crate::engine::groups::GROUP_TOKENS;
@@ -27,8 +27,6 @@ pub struct ModernBert<B: Backend> {
     rope_local: B::Rope,
     layers: Vec<Layer<B>>,
     final_norm: B::Norm,
-    /// How the rows of a sequence become one, if they do.
-    pooling: Option<Pooling>,
     end: End<B>,
 }
 
@@ -46,13 +44,6 @@ struct Layer<B: Backend> {
     output: B::Linear,
 }
 
-#[derive(Debug)]
-enum End<B: Backend> {
-    Classifier { dense: B::Linear, act: Epilogue, norm: B::Norm, out: B::Linear, num_labels: usize },
-    Embedding { normalize: bool },
-    Late(TokenVectors<B>),
-}
-
 /// Activations of one thread, reused by every layer.
 #[derive(Debug)]
 pub struct Lane<B: Backend> {
@@ -67,8 +58,7 @@ pub struct Lane<B: Backend> {
     intermediate: B::Rows,
     /// One row a sequence.
     pooled: B::Rows,
-    logits: B::Rows,
-    vectors: Option<B::Rows>,
+    end: EndLane<B>,
     scratch: B::Scratch,
 }
 
@@ -151,24 +141,11 @@ fn theta(fields: &Fields, kind: &str, field: &str, default: f64) -> Result<f64, 
 
 fn global_layers(fields: &Fields) -> Result<Vec<bool>, ModelError> {
     let num_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
-    let Some(kinds) = fields.get("layer_types") else {
-        let every = fields.optional_size("global_attn_every_n_layers", MAX_LAYERS)?.unwrap_or(3);
-        return Ok((0..num_layers).map(|i| i.is_multiple_of(every)).collect());
-    };
-    let kinds: Vec<_> = kinds.as_array().into_iter().flatten().map(|kind| kind.as_str()).collect();
-    if kinds.len() != num_layers {
-        let message = format!("{} of them, but num_hidden_layers is {num_layers}", kinds.len());
-        return Err(ModelError::invalid(FILE, "layer_types", message));
+    if let Some(kinds) = fields.layer_kinds(num_layers)? {
+        return Ok(kinds);
     }
-    let is_global = |kind: Option<&str>| match kind {
-        Some("full_attention") => Ok(true),
-        Some("sliding_attention") => Ok(false),
-        _ => {
-            let message = "only full_attention and sliding_attention are supported";
-            Err(ModelError::unsupported(FILE, "layer_types", message))
-        }
-    };
-    kinds.into_iter().map(is_global).collect()
+    let every = fields.optional_size("global_attn_every_n_layers", MAX_LAYERS)?.unwrap_or(3);
+    Ok((0..num_layers).map(|i| i.is_multiple_of(every)).collect())
 }
 
 #[derive(Debug)]
@@ -189,34 +166,21 @@ impl Architecture for Modern {
         let sizes = Sizes::read(&config.fields)?;
         let prefixed = parameters.weights.contains("model.embeddings.tok_embeddings.weight");
         let prefix = if prefixed { "model." } else { "" };
-        Loader { parameters, prefix, sizes: &sizes }.model(head)
+        Loader { parameters, prefix, sizes: &sizes }.model(config, head)
     }
 }
 
 // === impl ModernBert ===
 
-impl<B: Backend> ModernBert<B> {
-    fn num_labels(&self) -> Option<usize> {
-        match self.end {
-            End::Classifier { num_labels, .. } => Some(num_labels),
-            End::Embedding { .. } | End::Late(_) => None,
-        }
-    }
-}
-
 impl<B: Backend> Family<B> for ModernBert<B> {
     type Lane = Lane<B>;
 
     fn width(&self) -> usize {
-        match &self.end {
-            End::Classifier { num_labels, .. } => *num_labels,
-            End::Embedding { .. } => self.sizes.hidden_size,
-            End::Late(vectors) => vectors.dim(),
-        }
+        self.end.width()
     }
 
     fn grain(&self) -> Grain {
-        if self.pooling.is_some() { Grain::Sequence } else { Grain::Token }
+        self.end.grain()
     }
 
     fn limits(&self) -> Limits {
@@ -246,11 +210,7 @@ impl<B: Backend> Family<B> for ModernBert<B> {
             both: rows(2 * intermediate_size)?,
             intermediate: rows(intermediate_size)?,
             pooled: rows(hidden)?,
-            logits: backend.logits(max_tokens, self.num_labels().unwrap_or(1))?,
-            vectors: match &self.end {
-                End::Late(vectors) => vectors.rows(backend, max_tokens)?,
-                _ => None,
-            },
+            end: self.end.lane(backend, max_tokens)?,
             scratch: backend.scratch(max_length, self.sizes.head_dim())?,
         })
     }
@@ -261,7 +221,7 @@ impl<B: Backend> Family<B> for ModernBert<B> {
         for (i, layer) in self.layers.iter().enumerate() {
             // What follows the last attention touches each row by itself, so rows that the pooling drops
             // are dropped before it.
-            let only_cls = i + 1 == self.layers.len() && self.pooling == Some(Pooling::Cls);
+            let only_cls = i + 1 == self.layers.len() && self.end.pooling == Some(Pooling::Cls);
             let queries = if only_cls { Queries::First } else { Queries::All };
             let (rope, window) = match layer.is_global {
                 true => (&self.rope_global, Window::ALL),
@@ -288,25 +248,11 @@ impl<B: Backend> Family<B> for ModernBert<B> {
             b.linear(&lane.intermediate, &layer.output, Epilogue::Bias, &mut lane.update);
         }
         b.pre_norm(&mut lane.hidden, Some(&lane.update), &self.final_norm, &mut lane.normed);
-        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.pooling {
+        if let Some(pooling @ (Pooling::Mean | Pooling::Last)) = self.end.pooling {
             b.pool(&lane.normed, batch, pooling, &mut lane.pooled);
             std::mem::swap(&mut lane.normed, &mut lane.pooled);
         }
-        match &self.end {
-            End::Classifier { dense, act, norm, out, .. } => {
-                b.linear(&lane.normed, dense, *act, &mut lane.pooled);
-                b.pre_norm(&mut lane.pooled, None, norm, &mut lane.normed);
-                b.classify(&lane.normed, out, &mut lane.logits);
-                &lane.logits
-            }
-            End::Embedding { normalize } => {
-                if *normalize {
-                    b.normalize(&mut lane.normed);
-                }
-                &lane.normed
-            }
-            End::Late(vectors) => vectors.of(b, &mut lane.normed, lane.vectors.as_mut()),
-        }
+        self.end.forward(b, &mut lane.normed, &mut lane.end)
     }
 }
 
@@ -319,24 +265,16 @@ struct Loader<'a, B: Backend> {
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn model(&self, head: &Head) -> Result<ModernBert<B>, ModelError> {
+    fn model(&self, config: &Config, head: &Head) -> Result<ModernBert<B>, ModelError> {
         let Sizes { max_length, theta_global, theta_local, .. } = *self.sizes;
         let head_dim = self.sizes.head_dim();
-        let (pooling, end) = match head {
-            Head::Classifier { labels, .. } => {
-                (Some(self.sizes.classifier_pooling), self.classifier(labels.len())?)
-            }
-            Head::Embedding { pooling, normalize } => {
-                (Some(*pooling), End::Embedding { normalize: *normalize })
-            }
-            Head::Late(late) => {
-                let hidden_size = self.sizes.hidden_size;
-                (None, End::Late(TokenVectors::load(self.parameters, late, hidden_size)?))
-            }
-        };
+        let hidden = self.sizes.hidden_size;
+        let end = End::load(self.parameters, (config, head), hidden, |num_labels| {
+            self.classifier(num_labels)
+        })?;
         let num_layers = self.sizes.is_global.len();
         let layers = (0..num_layers).map(|i| {
-            let few_rows = pooling == Some(Pooling::Cls) && i + 1 == num_layers;
+            let few_rows = end.pooling == Some(Pooling::Cls) && i + 1 == num_layers;
             self.layer(i, if few_rows { Meets::Sequences } else { Meets::Tokens })
         });
         Ok(ModernBert {
@@ -346,7 +284,6 @@ impl<B: Backend> Loader<'_, B> {
             rope_local: self.parameters.rope(theta_local, head_dim, max_length)?,
             layers: layers.collect::<Result<_, _>>()?,
             final_norm: self.norm(&self.inner("final_norm"))?,
-            pooling,
             end,
             sizes: self.sizes.clone(),
         })
@@ -386,18 +323,17 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn classifier(&self, num_labels: usize) -> Result<End<B>, ModelError> {
+    fn classifier(&self, num_labels: usize) -> Result<Layers<B>, ModelError> {
         let Sizes { hidden_size: hidden, classifier_bias, classifier_act, .. } = *self.sizes;
         let linear = |name: &str, n, bias| {
             self.parameters.linear(name, Shape::new(n, hidden, bias), Meets::Sequences)
         };
-        Ok(End::Classifier {
-            dense: linear("head.dense", hidden, classifier_bias)?,
-            act: classifier_act,
-            norm: self.norm("head.norm")?,
-            out: linear("classifier", num_labels, Bias::Stored)?,
-            num_labels,
-        })
+        let weight = linear("head.dense", hidden, classifier_bias)?;
+        let dense = Stage::Dense { weight, act: classifier_act, width: hidden };
+        let norm = Stage::Norm { norm: self.norm("head.norm")?, width: hidden };
+        let out = linear("classifier", num_labels, Bias::Stored)?;
+        let pooling = self.sizes.classifier_pooling;
+        Ok(Layers { pooling, stages: vec![dense, norm], out })
     }
 
     fn norm(&self, name: &str) -> Result<B::Norm, ModelError> {

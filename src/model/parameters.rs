@@ -56,7 +56,15 @@ pub struct Parameters<'a, B: Backend> {
     pub files: &'a ModelFiles,
 }
 
-impl<B: Backend> Parameters<'_, B> {
+impl<'a, B: Backend> Parameters<'a, B> {
+    /// The same parameters for another backend.
+    pub fn over<'b, C: Backend>(&self, backend: &'b C) -> Parameters<'b, C>
+    where
+        'a: 'b,
+    {
+        Parameters { backend, weights: self.weights, files: self.files }
+    }
+
     /// # Errors
     /// As for all here: a tensor is missing or damaged, or its shape is not what config.json asks for; or the
     /// device has no memory.
@@ -83,6 +91,19 @@ impl<B: Backend> Parameters<'_, B> {
         let mut bias = self.bias(name, n, bias)?;
         weight[..rows * k].iter_mut().chain(&mut bias[..rows]).for_each(|x| *x *= factor);
         self.prepare(&LinearInit { weight: &weight, bias: &bias, n, k }, Meets::Tokens)
+    }
+
+    /// A matrix whose lower half comes first: a gated layer that stores what is gated before what is activated.
+    ///
+    /// # Errors
+    /// As for [`Self::linear`].
+    pub fn swapped(&self, name: &str, shape: Shape, meets: Meets) -> Result<B::Linear, ModelError> {
+        let Shape { n, k, bias } = shape;
+        let mut weight = self.weights.tensor(&format!("{name}.weight"), &[n, k])?;
+        let mut bias = self.bias(name, n, bias)?;
+        weight.rotate_left(n / 2 * k);
+        bias.rotate_left(n / 2);
+        self.prepare(&LinearInit { weight: &weight, bias: &bias, n, k }, meets)
     }
 
     fn bias(&self, name: &str, n: usize, bias: Bias) -> Result<Vec<f32>, ModelError> {
@@ -146,7 +167,7 @@ impl<B: Backend> Parameters<'_, B> {
         self.backend.prepare_norm(&init).map_err(ModelError::Device)
     }
 
-    /// An RMS norm of `width` columns, its result multiplied by `factor`.
+    /// An RMS norm of `width` columns, which are multiplied by `factor * (offset + weight)`.
     ///
     /// # Errors
     /// As for [`Self::linear`].
@@ -155,10 +176,10 @@ impl<B: Backend> Parameters<'_, B> {
         name: &str,
         width: usize,
         eps: f32,
-        factor: f32,
+        (offset, factor): (f32, f32),
     ) -> Result<B::Norm, ModelError> {
         let mut gamma = self.weights.tensor(&format!("{name}.weight"), &[width])?;
-        gamma.iter_mut().for_each(|x| *x *= factor);
+        gamma.iter_mut().for_each(|x| *x = factor * (offset + *x));
         let init = NormInit { kind: NormKind::Rms, gamma: &gamma, beta: &[], eps };
         self.backend.prepare_norm(&init).map_err(ModelError::Device)
     }

@@ -12,8 +12,6 @@ use serde::Deserialize;
 
 const RECIPE: &str = "model.toml";
 const TOKENIZER: &str = "tokenizer.json";
-/// Whose prompt all sizes and conversions of it have.
-const QWEN3_RERANKER: &str = "Qwen/Qwen3-Reranker-0.6B";
 
 /// The texts around query and document, in the order in which they are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +24,8 @@ pub struct Prompt {
     pub document: [String; 2],
     /// After all.
     pub suffix: String,
-    /// The tokens whose logits are the answer: against relevance, and for it.
-    pub answers: [String; 2],
+    /// The tokens whose logits are the answer: against relevance, if one is, and for it.
+    pub answers: Vec<String>,
 }
 
 /// `[prompt]` of `model.toml`.
@@ -97,23 +95,29 @@ impl Prompt {
             document: around("document", &raw.document, "{document}")?,
             prefix: raw.prefix,
             suffix: raw.suffix,
-            answers: [raw.no, raw.yes],
+            answers: if raw.no.is_empty() { vec![raw.yes] } else { vec![raw.no, raw.yes] },
         })
     }
 }
 
-/// The prompt of a public model, by its name on the hub; other repositories of Qwen3-Reranker keep its name.
+/// The prompt of a public model, by its name on the hub; other repositories of these keep their name.
 fn published(name: &str) -> Option<Raw> {
-    let is_qwen = || name.to_lowercase().contains("qwen3-reranker");
-    let known = known::find(name).or_else(|| is_qwen().then(|| known::find(QWEN3_RERANKER))?)?;
+    const KEPT: [(&str, &str); 2] = [
+        ("qwen3-reranker", "Qwen/Qwen3-Reranker-0.6B"),
+        ("bge-reranker-v2-gemma", "BAAI/bge-reranker-v2-gemma"),
+    ];
+    let lower = name.to_lowercase();
+    let original = || KEPT.iter().find(|(kept, _)| lower.contains(kept));
+    let known = known::find(name).or_else(|| known::find(original()?.1))?;
     let prompt = toml::Value::Table(known.prompt.clone()?);
     Some(prompt.try_into().expect("a test reads every prompt"))
 }
 
-/// The head of a language model: the logits of its two answers, of which the second counts.
+/// The head of a language model: the logits of its two answers, of which the second counts, or of the one.
 pub(super) fn answers(files: &ModelFiles, _config: &Config) -> Result<Head, ModelError> {
-    let labels = Prompt::find(files)?.answers.to_vec();
-    Ok(Head::Classifier { labels, activation: Activation::Softmax })
+    let labels = Prompt::find(files)?.answers;
+    let activation = if labels.len() == 1 { Activation::Sigmoid } else { Activation::Softmax };
+    Ok(Head::Classifier { labels, activation, ranked: None })
 }
 
 /// The id of a token by its text.
@@ -158,6 +162,12 @@ mod tests {
         assert!(qwen.query[0].starts_with("<Instruct>: Given a web search query"));
         assert!(qwen.suffix.ends_with("<think>\n\n</think>\n\n"));
         assert!(qwen.prefix.contains("Instruct provided. Note that the answer"), "one line");
+        let gemma = Prompt::new(published("me/bge-reranker-v2-gemma-merged").unwrap()).unwrap();
+        assert_eq!(
+            (&*gemma.prefix, &*gemma.document[0], &gemma.answers[..]),
+            ("<bos>", "\nB: ", &["Yes".to_owned()][..])
+        );
+        assert!(gemma.suffix.starts_with("\nGiven a query A and a passage B, determine"));
         assert!(published("org/gpt").is_none());
     }
 }

@@ -33,7 +33,7 @@ pub struct Entry<M> {
     pub model: Arc<M>,
 }
 
-/// The models of a server. The first is the one that is served when none is asked for by name.
+/// The models of a server. The first that is fit is the one that is served when none is asked for by name.
 ///
 /// The table is replaced as a whole, so a request that resolved a name keeps its model however the table changes.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl<M> Registry<M> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The model that a request means, of those its tenant may use; `None` while there is no model at all.
+    /// The model that a request means, of those its tenant may use; `None` while there is no model at all. Where no
+    /// name tells, it is the first that `is_fit` for what is asked, or the first.
     ///
     /// # Errors
     /// [`Error::UnknownModel`] for a name that no model has, in strict mode; [`Error::Forbidden`] for one that the
@@ -62,22 +63,24 @@ impl<M> Registry<M> {
         &self,
         asked: Option<&str>,
         may_use: impl Fn(&Names) -> bool,
+        is_fit: impl Fn(&M) -> bool,
     ) -> Result<Option<Arc<M>>, Error> {
         let table = self.all();
         if table.is_empty() {
             return Ok(None);
         }
-        let mut usable = table.iter().filter(|entry| may_use(&entry.names));
+        let usable = || table.iter().filter(|entry| may_use(&entry.names));
+        let first = || usable().find(|entry| is_fit(&entry.model)).or_else(|| usable().next());
         let found = match asked {
             Some(name) => match table.iter().find(|entry| entry.names.has(name)) {
                 Some(entry) => Some(entry).filter(|entry| may_use(&entry.names)),
                 None if self.is_strict => {
-                    let served: Vec<_> = usable.flat_map(|entry| entry.names.all()).collect();
+                    let served: Vec<_> = usable().flat_map(|entry| entry.names.all()).collect();
                     return Err(unknown(name, &served));
                 }
-                None => usable.next(),
+                None => first(),
             },
-            None => usable.next(),
+            None => first(),
         };
         let forbidden = || Error::Forbidden("this API key may not use the model".into());
         Ok(Some(Arc::clone(&found.ok_or_else(forbidden)?.model)))
@@ -184,16 +187,32 @@ mod tests {
             (Some("large"), 2),
             (Some("gpt"), 1),
         ] {
-            assert_eq!(*registry.resolve(asked, |_| true).unwrap().unwrap(), expected, "{asked:?}");
+            assert_eq!(
+                *registry.resolve(asked, |_| true, |_| true).unwrap().unwrap(),
+                expected,
+                "{asked:?}"
+            );
         }
+    }
+
+    #[test]
+    fn where_no_name_tells_it_is_the_first_that_is_fit() {
+        let registry = registry(false);
+        let resolve =
+            |asked, fit| *registry.resolve(asked, |_| true, |m| *m == fit).unwrap().unwrap();
+        assert_eq!(resolve(None, 2), 2);
+        assert_eq!(resolve(Some("gpt"), 2), 2);
+        assert_eq!(resolve(Some("small"), 2), 1, "a name tells");
+        assert_eq!(resolve(None, 3), 1, "unfit, but there is no other");
     }
 
     #[test]
     fn a_strict_server_names_what_it_has_to_those_who_may_use_it() {
         let registry = registry(true);
-        let error = registry.resolve(Some("gpt"), |_| true).unwrap_err().to_string();
+        let error = registry.resolve(Some("gpt"), |_| true, |_| true).unwrap_err().to_string();
         assert!(error.ends_with("small, rerank-v3.5, large"), "{error}");
-        let error = registry.resolve(Some("gpt"), |names| names.has("large")).unwrap_err();
+        let error =
+            registry.resolve(Some("gpt"), |names| names.has("large"), |_| true).unwrap_err();
         assert!(error.to_string().ends_with("has: large"), "{error}");
     }
 
@@ -201,20 +220,24 @@ mod tests {
     fn a_tenant_is_served_the_first_model_that_it_may_use() {
         let registry = registry(false);
         let may_use = |names: &Names| names.has("large");
-        assert_eq!(*registry.resolve(None, may_use).unwrap().unwrap(), 2);
-        assert_eq!(*registry.resolve(Some("gpt"), may_use).unwrap().unwrap(), 2);
-        let error = registry.resolve(Some("small"), may_use).unwrap_err();
+        assert_eq!(*registry.resolve(None, may_use, |_| true).unwrap().unwrap(), 2);
+        assert_eq!(*registry.resolve(Some("gpt"), may_use, |_| true).unwrap().unwrap(), 2);
+        let error = registry.resolve(Some("small"), may_use, |_| true).unwrap_err();
         assert_eq!(error.verdict().status, 403);
-        assert_eq!(registry.resolve(None, |_| false).unwrap_err().verdict().status, 403);
+        assert_eq!(registry.resolve(None, |_| false, |_| true).unwrap_err().verdict().status, 403);
     }
 
     #[test]
     fn a_model_takes_the_place_of_the_one_under_its_name_and_no_other() {
         let registry = registry(false);
-        let before = registry.resolve(None, |_| true).unwrap().unwrap();
+        let before = registry.resolve(None, |_| true, |_| true).unwrap().unwrap();
         let old = registry.put(usize::MAX, names("small", &["a"]), Arc::new(3)).unwrap();
         assert_eq!((old.as_deref(), *before), (Some(&1), 1));
-        assert_eq!(*registry.resolve(None, |_| true).unwrap().unwrap(), 3, "it is still the first");
+        assert_eq!(
+            *registry.resolve(None, |_| true, |_| true).unwrap().unwrap(),
+            3,
+            "it is still the first"
+        );
         let taken = registry.put(usize::MAX, names("other", &["a"]), Arc::new(4));
         assert_eq!(taken, Err(NameTaken("a".into())));
         assert_eq!(*registry.remove("large").unwrap(), 2);

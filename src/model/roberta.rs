@@ -1,6 +1,6 @@
 //! RoBERTa and its kin, XLM-RoBERTa and CamemBERT: BERT with positions that begin after the padding's.
 
-use super::bert::{BERT, Kind, Layout, Sizes};
+use super::bert::{BERT, Kind, Layout, Positions, Sizes};
 use super::config::{Fields, MAX_VOCAB};
 use crate::engine::Epilogue;
 use crate::error::ModelError;
@@ -29,12 +29,12 @@ impl Kind for Roberta {
                 return Err(ModelError::invalid("config.json", "pad_token_id", message));
             }
         };
-        let position_offset = padding + 1;
-        let max_length = sizes.max_length.saturating_sub(position_offset);
+        let offset = padding + 1;
+        let max_length = sizes.max_length.saturating_sub(offset);
         if max_length == 0 {
             let message = format!("{} leave none after the padding's", sizes.max_length);
             return Err(ModelError::invalid("config.json", "max_position_embeddings", message));
         }
-        Ok(Sizes { max_length, position_offset, ..sizes })
+        Ok(Sizes { max_length, positions: Positions::Table { offset }, ..sizes })
     }
 }

@@ -8,6 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -15,11 +16,13 @@ const INDEX: &str = "model.safetensors.index.json";
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 
 /// The tensors of a model, by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Weights {
     files: Vec<File>,
     /// Name to file index.
     tensors: HashMap<String, (usize, Entry)>,
+    /// Numbers handed out, of weights that are made up.
+    made_up: Option<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl Weights {
     /// # Errors
     /// A missing file, or one whose header does not describe its own bytes.
     pub fn open(files: &ModelFiles) -> Result<Self, ModelError> {
-        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        let mut weights = Self::default();
         if let Some(bytes) = files.read(SINGLE)? {
             weights.add(SINGLE, bytes)?;
             return Ok(weights);
@@ -103,7 +106,7 @@ impl Weights {
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_file(files: &ModelFiles, name: &str) -> Result<Self, ModelError> {
-        let mut weights = Self { files: Vec::new(), tensors: HashMap::new() };
+        let mut weights = Self::default();
         weights.add(name, files.require(name)?)?;
         Ok(weights)
     }
@@ -119,13 +122,24 @@ impl Weights {
         Ok(())
     }
 
+    /// Any tensor that is asked for, of numbers that look random: to see that a model of some sizes runs, and how fast,
+    /// without a download.
+    pub fn made_up() -> Self {
+        Self { made_up: Some(AtomicUsize::new(0)), ..Self::default() }
+    }
+
+    /// Of weights that are made up: the numbers handed out so far.
+    pub fn num_parameters(&self) -> usize {
+        self.made_up.as_ref().map_or(0, |made_up| made_up.load(Ordering::Relaxed))
+    }
+
     /// Names and shapes, in no order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, (_, entry))| (name.as_str(), entry.shape.as_slice()))
     }
 
     pub fn contains(&self, tensor: &str) -> bool {
-        self.tensors.contains_key(tensor)
+        self.made_up.is_some() || self.tensors.contains_key(tensor)
     }
 
     /// The tensor as f32.
@@ -133,6 +147,11 @@ impl Weights {
     /// # Errors
     /// It is missing, has another shape or a type without code, or holds a value that is not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        if let Some(made_up) = &self.made_up {
+            let len = shape.iter().product();
+            made_up.fetch_add(len, Ordering::Relaxed);
+            return Ok(make_up(name, len));
+        }
         let Some((file_idx, entry)) = self.tensors.get(name) else {
             let file = self.files.first().map_or(SINGLE, |file| &file.name);
             return Err(ModelError::invalid(file, name, "no such tensor"));
@@ -175,6 +194,20 @@ impl Weights {
         }
         self.tensor(&scale, &shape[..shape.len().min(1)])
     }
+}
+
+/// Numbers below 0.05, those of a name always the same (xorshift).
+fn make_up(name: &str, len: usize) -> Vec<f32> {
+    let mut state = name.bytes().fold(0x9E37_79B9u32, |hash, byte| {
+        hash.rotate_left(5).wrapping_mul(0x0100_0193) ^ u32::from(byte)
+    }) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state as f32 / u32::MAX as f32 - 0.5) * 0.1
+    };
+    (0..len).map(next).collect()
 }
 
 fn from_f32(bytes: &[u8]) -> Vec<f32> {

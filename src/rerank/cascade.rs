@@ -44,6 +44,7 @@ impl Cascade {
             aliases: names.aliases.clone(),
             architecture: format!("Cascade({}, {})", self.first, self.second),
             labels: Vec::new(),
+            vectors: None,
             max_length: first.facts.max_length.min(second.facts.max_length),
             revision: None,
             ..second.facts.clone()
@@ -70,7 +71,7 @@ impl Cascade {
         let (Some(cheap), Some(strong)) = (first.service(), second.service()) else {
             return Err(unavailable(State::Starting));
         };
-        let timeout = cheap.timeout_of(&request);
+        let timeout = cheap.timeout_of(request.timeout);
         request.timeout = Some(timeout);
         let of_all = cheap.score(request.clone(), stamps, tenant).await?;
         let chosen = best(&of_all.results, self.k);

@@ -12,6 +12,7 @@ use crate::error::ModelError;
 use crate::model::head::Head;
 use crate::model::known;
 use crate::model::loader::{self, LoadOptions, LoadedModel};
+use crate::model::prompts::Prompts;
 use crate::model::source::ModelFiles;
 use crate::model::{Grain, Scorer};
 use crate::tokenize::{self, Encoder, Form};
@@ -108,6 +109,11 @@ pub fn prepare_or_fall_back(
 }
 
 impl Prepared {
+    /// Floats that the model gives for a sequence.
+    pub fn width(&self) -> usize {
+        self.scorers.first().map_or(0, |scorer| scorer.width())
+    }
+
     /// # Errors
     /// A sequence of the model may be longer than a batch.
     pub fn check_fits(&self, max_batch_tokens: usize) -> Result<(), ModelError> {
@@ -141,15 +147,20 @@ fn prepare_as(
     let made_for = known::find(files.name()).map_or(max_length, |known| known.max_length);
     let max_length = max_length.min(made_for);
     if !head.can_rank() {
-        let message =
-            format!("{width} labels; a reranker has one, or two of which the second counts");
+        let message = format!(
+            "{width} labels; a reranker has one, or two of which the second counts, or model.toml names the \
+                     label that is the relevance (rank_by = \"...\")"
+        );
         return Err(ModelError::unsupported("config.json", "id2label", message));
     }
     let tokenizer = tokenize::load(files, vocab_size)?;
     let encoder = match (&prompt, &head) {
         (Some(prompt), _) => Encoder::prompting(tokenizer, prompt, max_length)?,
+        // The prompts of a cross-encoder's folder are left from the encoder it was made of.
         (None, Head::Classifier { .. }) => Encoder::new(tokenizer, Form::Pair, max_length)?,
-        (None, Head::Embedding { .. }) => Encoder::new(tokenizer, Form::Single, max_length)?,
+        (None, Head::Embedding { .. }) => {
+            Encoder::new(tokenizer, Form::Single, max_length)?.with_prompts(Prompts::read(files)?)
+        }
         (None, Head::Late(late)) => Encoder::late(tokenizer, late, max_length)?,
     };
     let mut tokens_per_second = 0.0;

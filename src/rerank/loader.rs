@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::memory::{Ledger, Reservation};
 use super::models::{Models, Scoring, Serving};
 use super::{Cascade, Host, Options, Service, prepare_or_fall_back};
-use crate::api::info::ModelFacts;
+use crate::api::info::{ModelFacts, VectorFacts};
 use crate::clock;
 use crate::engine::Dtype;
 use crate::error::{Error, ModelError};
@@ -223,6 +223,10 @@ impl Loader {
             aliases: names.aliases.clone(),
             architecture: prepared.architecture.clone(),
             labels: prepared.head.labels().to_vec(),
+            vectors: prepared
+                .head
+                .pooling()
+                .map(|pooling| VectorFacts { pooling, dimensions: prepared.width() }),
             max_length: prepared.max_length,
             dtype: wire_name(prepared.dtype).into(),
             revision: files.revision().map(str::to_owned),

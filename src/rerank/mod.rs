@@ -1,6 +1,7 @@
 //! The path of one request, from its texts to its scores: each arrow one call.
 
 mod cascade;
+mod embed;
 mod fold;
 mod golden;
 mod late;
@@ -16,17 +17,17 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use crate::admit::{Admission, Bounds};
-use crate::batch::{self, Batcher, Class, Limits, Rate, Share, Turns, Watch};
+use crate::batch::{self, Batcher, Class, Limits, Rate, Sequences, Share, Turns, Watch};
 use crate::clock;
 use crate::engine::Dtype;
 use crate::error::Error;
 use crate::health::{Health, State};
 use crate::metrics::{Load, Metrics};
 use crate::model::head::Head;
-use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps};
+use crate::request::{Answer, Inputs, RerankRequest, RerankResponse, Stamps, Tally, Truncation};
 use crate::score::{Matrices, MatrixOptions, Scores};
 use crate::tenant::Tenant;
-use crate::tokenize;
+use crate::tokenize::{self, Item};
 
 use fold::Folded;
 use rows::Visit;
@@ -225,14 +226,18 @@ impl Service {
     ) -> Result<RerankResponse, Error> {
         let _in_flight = InFlight::begin(&self.host.metrics);
         let response = self.score(request, stamps, tenant).await?;
-        let took = clock::now().saturating_duration_since(stamps.received);
-        self.host.metrics.scored(&response, took);
+        self.answered(&response.tally());
         Ok(response)
     }
 
-    /// How long a request may take.
-    fn timeout_of(&self, request: &RerankRequest) -> Duration {
-        request.timeout.unwrap_or(self.default_timeout).min(self.max_timeout)
+    fn answered(&self, tally: &Tally<'_>) {
+        let took = clock::now().saturating_duration_since(tally.stamps.received);
+        self.host.metrics.scored(tally, took);
+    }
+
+    /// How long a request may take that asked for so much.
+    fn timeout_of(&self, asked: Option<Duration>) -> Duration {
+        asked.unwrap_or(self.default_timeout).min(self.max_timeout)
     }
 
     /// When a request would be done that came now, by what waits and the measured speed.
@@ -245,18 +250,52 @@ impl Service {
     async fn score(
         &self,
         request: RerankRequest,
-        mut stamps: Stamps,
+        stamps: Stamps,
         tenant: &Tenant,
     ) -> Result<RerankResponse, Error> {
+        let work = Work {
+            inputs: request.inputs,
+            truncation: request.truncation,
+            timeout: request.timeout,
+            priority: request.priority,
+            may_cache: request.may_cache,
+        };
+        let done = self.run(work, stamps, tenant).await?;
+        let (sequences, items) = (&done.sequences, &done.items);
+        let mut num_precomputed = 0;
+        let folded = match &done.found {
+            Found::Rows(values) => fold::fold(&self.head, self.width, values, sequences, items)?,
+            Found::Matches(matches) => fold::fold_matches(matches, sequences, items)?,
+            Found::Precomputed(num_documents) => {
+                num_precomputed = *num_documents;
+                Folded::default()
+            }
+        };
+        Ok(RerankResponse {
+            id: request.id,
+            model: self.name.clone(),
+            results: folded.results,
+            label_logits: folded.label_logits,
+            labels: self.head.labels().to_vec(),
+            prompt_tokens: done.sequences.num_tokens(),
+            num_chars: done.num_chars,
+            num_precomputed,
+            is_degraded: false,
+            stamps: done.stamps,
+        })
+    }
+
+    /// From texts to rows, whatever is then made of them.
+    async fn run(&self, work: Work, mut stamps: Stamps, tenant: &Tenant) -> Result<Done, Error> {
         // While draining, whoever still reaches this server is served: nothing is lost in a restart.
         let state = self.host.health.state();
         if matches!(state, State::Starting | State::Faulty | State::Lost) {
             return Err(unavailable(state));
         }
-        let timeout = self.timeout_of(&request);
+        let timeout = self.timeout_of(work.timeout);
         let deadline = stamps.received + timeout;
-        let share = share_of(tenant, request.priority);
-        let estimate = self.admission.estimate(&request.inputs);
+        let share = share_of(tenant, work.priority);
+        let estimate = self.admission.estimate(&work.inputs);
         let mut charge = tenant.charge(estimate, stamps.parsed)?;
         let mut permit = match self.admission.admit(estimate, share, timeout) {
             Ok(permit) => permit,
@@ -267,8 +306,8 @@ impl Service {
         };
         stamps.admitted = clock::now();
 
-        let inputs = Arc::new(request.inputs);
-        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &request.truncation);
+        let inputs = Arc::new(work.inputs);
+        let tokenizing = self.tokenizers.tokenize(share.tenant, &inputs, &work.truncation);
         let tokenized = by(deadline, tokenizing).await??;
         stamps.tokenized = clock::now();
         charge.correct(tokenized.sequences.num_tokens(), stamps.tokenized);
@@ -278,44 +317,61 @@ impl Service {
             service: self,
             share,
             tenant_name: &tenant.name,
-            priority: request.priority,
+            priority: work.priority,
             sequences: &sequences,
             arrived: stamps.received,
             deadline,
         };
-        let items = &tokenized.items;
-        let mut num_precomputed = 0;
-        let folded = match (&self.late, &*inputs) {
+        let items = tokenized.items;
+        let found = match (&self.late, &*inputs) {
             (None, Inputs::Documents(_)) => return Err(keeps_no_vectors()),
             (Some(late), Inputs::Documents(_)) => {
-                num_precomputed = late.precompute(&visit, &mut permit, items).await?;
+                let num_precomputed = late.precompute(&visit, &mut permit, &items).await?;
                 (stamps.started, stamps.scored) = (stamps.tokenized, clock::now());
-                Folded::default()
+                Found::Precomputed(num_precomputed)
             }
             (None, _) => {
-                let rows = visit.rows(&mut permit, request.may_cache).await?;
+                let rows = visit.rows(&mut permit, work.may_cache).await?;
                 (stamps.started, stamps.scored) = (rows.started, rows.scored);
-                fold::fold(&self.head, self.width, &rows.values, &sequences, items)?
+                Found::Rows(rows.values)
             }
             (Some(late), _) => {
-                let matches = late.matches(&visit, &mut permit, request.may_cache, items).await?;
+                let matches = late.matches(&visit, &mut permit, work.may_cache, &items).await?;
                 (stamps.started, stamps.scored) = (matches.started, matches.scored);
-                fold::fold_matches(&matches, &sequences, items)?
+                Found::Matches(matches)
             }
         };
-        Ok(RerankResponse {
-            id: request.id,
-            model: self.name.clone(),
-            results: folded.results,
-            label_logits: folded.label_logits,
-            labels: self.head.labels().to_vec(),
-            prompt_tokens: sequences.num_tokens(),
-            num_chars: inputs.num_chars(),
-            num_precomputed,
-            is_degraded: false,
-            stamps,
-        })
+        let num_chars = inputs.num_chars();
+        Ok(Done { found, sequences, items, num_chars, stamps })
     }
+}
+
+/// What of a request the path to its rows needs.
+struct Work {
+    inputs: Inputs,
+    truncation: Truncation,
+    timeout: Option<Duration>,
+    priority: u16,
+    may_cache: bool,
+}
+
+/// What the device or a store had for a request.
+enum Found {
+    /// `[num_sequences, width]`.
+    Rows(Vec<f32>),
+    /// Of late interaction.
+    Matches(late::Matches),
+    /// Documents whose vectors are kept now and were not before.
+    Precomputed(usize),
+}
+
+/// What was found for a request, and what it belongs to.
+struct Done {
+    found: Found,
+    sequences: Arc<Sequences>,
+    items: Vec<Item>,
+    num_chars: usize,
+    stamps: Stamps,
 }
 
 /// From this priority on a request is of the lowest class, behind other tenants' too.

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::health::State;
 use crate::metrics::{Load, Metrics, ModelState};
 use crate::model::registry::{NameTaken, Names, Registry};
-use crate::request::{RerankRequest, RerankResponse, Stamps};
+use crate::request::{Answer, RerankRequest, RerankResponse, Stamps, Tally};
 use crate::tenant::Tenant;
 
 /// A model and what it says of itself.
@@ -21,12 +21,12 @@ pub struct Serving {
     pub facts: ModelFacts,
     /// Given back after the model's threads have ended; a cascade has none of its own.
     pub(super) memory: Option<Reservation>,
-    counts: Counts,
+    pub(super) counts: Counts,
 }
 
 /// Answered since the model was loaded.
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     requests: AtomicU64,
     documents: AtomicU64,
     tokens: AtomicU64,
@@ -124,7 +124,18 @@ impl Models {
     /// # Errors
     /// There is none yet, none of this name, or none that the tenant may use.
     pub fn resolve(&self, asked: Option<&str>, tenant: &Tenant) -> Result<Arc<Serving>, Error> {
-        let found = self.registry.resolve(asked, |names| tenant.may_use(names))?;
+        // Vectors can be compared, but a model made for it ranks better.
+        self.resolve_for(asked, tenant, |serving| !serving.gives_vectors())
+    }
+
+    /// The same; where no name tells, the first that is fit, if one is.
+    pub(super) fn resolve_for(
+        &self,
+        asked: Option<&str>,
+        tenant: &Tenant,
+        is_fit: impl Fn(&Serving) -> bool,
+    ) -> Result<Arc<Serving>, Error> {
+        let found = self.registry.resolve(asked, |names| tenant.may_use(names), is_fit)?;
         found.ok_or_else(|| unavailable(State::Starting))
     }
 
@@ -147,11 +158,11 @@ impl Models {
                 let name = &serving.facts.name;
                 let response = cascade.rerank(name, self, request, stamps, tenant).await?;
                 let took = clock::now().saturating_duration_since(stamps.received);
-                self.metrics.scored(&response, took);
+                self.metrics.scored(&response.tally(), took);
                 response
             }
         };
-        serving.counts.count(&response);
+        serving.counts.count(&response.tally());
         Ok(response)
     }
 
@@ -184,10 +195,10 @@ impl Models {
 }
 
 impl Counts {
-    fn count(&self, response: &RerankResponse) {
+    pub(super) fn count(&self, tally: &Tally<'_>) {
         let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Ordering::Relaxed);
         add(&self.requests, 1);
-        add(&self.documents, response.results.len());
-        add(&self.tokens, response.prompt_tokens);
+        add(&self.documents, tally.num_texts);
+        add(&self.tokens, tally.prompt_tokens);
     }
 }

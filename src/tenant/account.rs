@@ -9,7 +9,7 @@ use crate::batch::Share;
 use crate::error::Error;
 use crate::metrics::TenantCounts;
 use crate::model::registry::Names;
-use crate::request::RerankResponse;
+use crate::request::Tally;
 
 /// Retry-After is a whole number of seconds; the least that clients respect.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -88,16 +88,16 @@ impl Tenant {
         Ok(charge)
     }
 
-    /// A request was answered with scores.
-    pub fn answered(&self, response: &RerankResponse) {
+    /// A request was answered.
+    pub fn answered(&self, tally: &Tally<'_>) {
         let account = &*self.account;
         let stamps = &response.stamps;
         account.took(stamps.scored.saturating_duration_since(stamps.parsed));
         let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Ordering::Relaxed);
         add(&account.requests, 1);
-        add(&account.documents, response.results.len());
-        add(&account.tokens, response.prompt_tokens);
-        add(&account.search_units, response.search_units());
+        add(&account.documents, tally.num_texts);
+        add(&account.tokens, tally.prompt_tokens);
+        add(&account.search_units, tally.search_units);
     }
 
     /// A request got an error.

@@ -96,6 +96,8 @@ pub(super) fn num_texts(inputs: &Inputs) -> usize {
         Inputs::OneQuery { documents, .. } => 1 + documents.len(),
         Inputs::Pairs(pairs) => 2 * pairs.len(),
         Inputs::Texts(texts) | Inputs::Documents(texts) => texts.len(),
+        // They are no texts any more.
+        Inputs::Tokens(_) => 0,
     }
 }
 
@@ -107,6 +109,7 @@ pub(super) fn text_at(inputs: &Inputs, i: usize) -> &str {
         Inputs::Pairs(pairs) if i.is_multiple_of(2) => &pairs[i / 2].0,
         Inputs::Pairs(pairs) => &pairs[i / 2].1,
         Inputs::Texts(texts) | Inputs::Documents(texts) => &texts[i],
+        Inputs::Tokens(_) => unreachable!("text {i} of a request that has none"),
     }
 }
 
@@ -115,7 +118,7 @@ pub(super) fn is_query(inputs: &Inputs, i: usize) -> bool {
     match inputs {
         Inputs::OneQuery { .. } => i == 0,
         Inputs::Pairs(_) => i.is_multiple_of(2),
-        Inputs::Texts(_) | Inputs::Documents(_) => false,
+        Inputs::Texts(_) | Inputs::Tokens(_) | Inputs::Documents(_) => false,
     }
 }
 
@@ -129,6 +132,7 @@ pub fn assemble(
     rules: &Rules,
     truncation: &Truncation,
 ) -> Result<Tokenized, Error> {
+    let ids = if let Inputs::Tokens(texts) = inputs { texts } else { ids };
     let num_tokens: usize = ids.iter().map(Vec::len).sum();
     let query_tokens = match inputs {
         Inputs::OneQuery { .. } if rules.form == Form::Pair => ids[0].len() * inputs.len(),
@@ -141,6 +145,10 @@ pub fn assemble(
         max_length: truncation
             .max_tokens_per_pair
             .map_or(rules.max_length, |limit| limit.min(rules.max_length)),
+        field: match inputs {
+            Inputs::OneQuery { .. } | Inputs::Pairs(_) | Inputs::Documents(_) => "documents",
+            Inputs::Texts(_) | Inputs::Tokens(_) => "input",
+        },
         sequences: Sequences::with_capacity(capacity, inputs.len() + 1),
         items: Vec::with_capacity(inputs.len()),
     };
@@ -156,6 +164,12 @@ pub fn assemble(
                 assembly.text(i, text, truncation.max_tokens_per_doc, None)?;
             }
         }
+        Inputs::Tokens(_) => {
+            for (i, ids) in ids.iter().enumerate() {
+                let text = rules.template.inside_single(ids);
+                assembly.text(i, text, truncation.max_tokens_per_doc, None)?;
+            }
+        }
     }
     Ok(Tokenized { sequences: assembly.sequences, items: assembly.items })
 }
@@ -164,6 +178,8 @@ struct Assembly<'a> {
     rules: &'a Rules,
     truncation: &'a Truncation,
     max_length: usize,
+    /// What errors call the texts.
+    field: &'static str,
     sequences: Sequences,
     items: Vec<Item>,
 }
@@ -359,7 +375,7 @@ impl Assembly<'_> {
     fn too_long(&self, i: usize, num_tokens: usize, room: usize) -> Error {
         let num_special = self.max_length - room;
         let message = length_message(self.max_length, num_tokens + num_special);
-        Error::TooLong { field: format!("documents[{i}]"), message }
+        Error::TooLong { field: format!("{}[{i}]", self.field), message }
     }
 }
 

@@ -13,7 +13,8 @@ use super::template::Template;
 use crate::error::{Error, ModelError};
 use crate::model::late::{Expansion, Late, Reading};
 use crate::model::prompt::Prompt;
-use crate::request::{Inputs, Truncation};
+use crate::model::prompts::Prompts;
+use crate::request::{Inputs, Purpose, Truncation};
 
 /// Turns texts into the sequences of one model.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Encoder {
     rules: Rules,
     /// Texts around query and document, of a model that is asked in words.
     prompt: Option<Prompt>,
+    /// What an encoder wants before its texts.
+    prompts: Prompts,
     /// Tokens whose vectors a document goes without.
     skiplist: HashSet<u32>,
 }
@@ -38,7 +41,14 @@ impl Encoder {
         let template = Template::of(&tokenizer)?;
         let rules =
             Rules { template, form, max_length, wrapping: Wrapping::default(), roles: None };
-        Ok(Self { tokenizer, rules, prompt: None, skiplist: HashSet::new() })
+        let (prompts, skiplist) = (Prompts::default(), HashSet::new());
+        Ok(Self { tokenizer, rules, prompt: None, prompts, skiplist })
+    }
+
+    /// The same with prompts before queries and documents.
+    #[must_use]
+    pub fn with_prompts(self, prompts: Prompts) -> Self {
+        Self { prompts, ..self }
     }
 
     /// An encoder for a model that is asked in words: prefix, query, document and suffix are tokenised by
@@ -69,7 +79,8 @@ impl Encoder {
             after_query: ids(&prompt.query[1])?,
         };
         let rules = Rules { template, form: Form::Pair, max_length, wrapping, roles: None };
-        Ok(Self { tokenizer, rules, prompt: Some(prompt.clone()), skiplist: HashSet::new() })
+        let (prompts, skiplist) = (Prompts::default(), HashSet::new());
+        Ok(Self { tokenizer, rules, prompt: Some(prompt.clone()), prompts, skiplist })
     }
 
     /// An encoder for a model of token vectors.
@@ -122,6 +133,10 @@ impl Encoder {
         self.rules.form
     }
 
+    pub fn prompts(&self) -> &Prompts {
+        &self.prompts
+    }
+
     /// Ids of one text without special tokens.
     ///
     /// # Errors
@@ -141,7 +156,10 @@ impl Encoder {
     pub(super) fn ids_at(&self, inputs: &Inputs, i: usize) -> Result<Vec<u32>, Error> {
         let text = text_at(inputs, i);
         match &self.prompt {
-            None => self.ids(text),
+            None => match self.before(inputs, i) {
+                "" => self.ids(text),
+                before => self.ids(&format!("{before}{text}")),
+            },
             Some(Prompt { query, document, .. }) => {
                 let [before, after] = if is_query(inputs, i) { query } else { document };
                 self.ids(&format!("{before}{text}{after}"))
@@ -149,10 +167,21 @@ impl Encoder {
         }
     }
 
+    /// What stands before text `i` of a request that compares texts. Before single texts nothing: who asks for
+    /// vectors chooses, and has put it there.
+    fn before(&self, inputs: &Inputs, i: usize) -> &str {
+        match inputs {
+            Inputs::Texts(_) | Inputs::Tokens(_) => "",
+            _ if is_query(inputs, i) => self.prompts.of(Purpose::Query),
+            _ => self.prompts.of(Purpose::Document),
+        }
+    }
+
     /// Builds the sequences of a request from the ids of its texts.
     ///
     /// # Errors
-    /// [`Error::TooLong`] by the request's own wish; a single text for a model that compares two.
+    /// [`Error::TooLong`] by the request's own wish; a single text for a model that compares two; ids that the
+    /// tokenizer does not have.
     pub fn assemble(
         &self,
         inputs: &Inputs,
@@ -163,7 +192,23 @@ impl Encoder {
             let message = "this model compares two texts and classifies none";
             return Err(Error::NotSupported(message.into()));
         }
+        if let Inputs::Tokens(texts) = inputs {
+            self.check_ids(texts)?;
+        }
         assemble(inputs, ids, &self.rules, truncation)
+    }
+
+    fn check_ids(&self, texts: &[Vec<u32>]) -> Result<(), Error> {
+        for (i, text) in texts.iter().enumerate() {
+            if let Some(id) = text.iter().find(|id| self.tokenizer.id_to_token(**id).is_none()) {
+                let message = format!(
+                    "input[{i}]: {id} is the id of no token of this model; send text where the ids are \
+                     those of another tokenizer"
+                );
+                return Err(Error::invalid(format!("input[{i}]"), message));
+            }
+        }
+        Ok(())
     }
 
     /// Both steps on the calling thread.

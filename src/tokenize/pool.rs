@@ -48,6 +48,10 @@ impl Pool {
         Ok(Self { encoder, jobs })
     }
 
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
     /// Tokenises the texts of a request, each once, and builds its sequences.
     ///
     /// # Errors

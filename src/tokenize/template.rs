@@ -73,6 +73,12 @@ impl Template {
         self.prefix.len() + self.middle.len() + self.suffix.len()
     }
 
+    /// A single text without the special tokens around it, where it has them.
+    pub fn inside_single<'t>(&self, ids: &'t [u32]) -> &'t [u32] {
+        let inside = ids.strip_prefix(&self.single_prefix[..]);
+        inside.and_then(|ids| ids.strip_suffix(&self.single_suffix[..])).unwrap_or(ids)
+    }
+
     /// Special tokens around a single text.
     pub fn num_special_in_single(&self) -> usize {
         self.single_prefix.len() + self.single_suffix.len()

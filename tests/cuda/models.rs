@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rerankd::model::loader::LoadOptions;
+use rerankd::model::loader::{LoadOptions, load};
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, Truncation};
 use rerankd::rerank::{Prepared, prepare};
@@ -16,7 +16,7 @@ const TINY_TOLERANCE: f32 = 5e-3;
 const TINY_VOCAB: usize = 293;
 /// Two to four layers of f16 roundings.
 const FAMILY_TOLERANCE: f32 = 3e-3;
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 14] = [
     "tiny-xlm-roberta",
     "tiny-roberta",
     "tiny-distilbert",
@@ -27,6 +27,10 @@ const FAMILIES: [&str; 10] = [
     "tiny-qwen3-score",
     "tiny-qwen2",
     "tiny-llama",
+    "tiny-gte-new",
+    "tiny-ettin",
+    "tiny-bge-reranker-v2-gemma",
+    "tiny-gemma-score",
 ];
 
 #[test]
@@ -151,6 +155,17 @@ fn every_family_gives_the_reference_logits() {
         let difference = largest_difference(&got, &expected);
         println!("{name}: largest difference {difference:e} of {} logits", got.len());
         assert!(difference < FAMILY_TOLERANCE, "{name}: {difference}");
+    }
+}
+
+/// Scores that count distances, and soft-capped ones, have no kernel: that is said at load, not in a ranking.
+#[test]
+fn a_family_without_a_kernel_is_refused_at_load() {
+    for (name, part) in [("tiny-deberta-v3", "DeBERTa"), ("tiny-gemma2", "soft-capped")] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let files = ModelFiles::open_folder(&folder).unwrap();
+        let error = load(&files, &gpu_options(512)).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("GPU"), "{name}: {error}");
     }
 }
 

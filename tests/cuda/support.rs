@@ -14,15 +14,20 @@ use crate::emulator;
 /// Long enough for a batch on an emulator on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// One scorer for each emulated GPU.
-pub fn on_gpus(folder: &Path, max_batch_tokens: usize) -> Vec<Box<dyn Scorer>> {
+/// All emulated GPUs.
+pub fn gpu_options(max_batch_tokens: usize) -> LoadOptions {
     let gpus = Gpus {
         devices: emulator::gpus(),
         max_batch_tokens,
         batch_invariant: true,
         timeout: TIMEOUT,
     };
-    scorers(folder, &LoadOptions { gpus: Some(gpus), ..LoadOptions::default() })
+    LoadOptions { gpus: Some(gpus), ..LoadOptions::default() }
+}
+
+/// One scorer for each emulated GPU.
+pub fn on_gpus(folder: &Path, max_batch_tokens: usize) -> Vec<Box<dyn Scorer>> {
+    scorers(folder, &gpu_options(max_batch_tokens))
 }
 
 pub fn on_cpu(folder: &Path) -> Box<dyn Scorer> {

@@ -31,14 +31,14 @@ def vocabulary(size, decompose):
     return list(entries)[:size]
 
 
-def randomise(model, seed, deviation=0.2):
-    """Weights large enough that scores differ visibly, norms and biases off their defaults."""
+def randomise(model, seed, deviation=0.2, norm=1):
+    """Weights large enough that scores differ visibly, norms (around `norm`) and biases off their defaults."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in sorted(model.named_parameters()):
             value.normal_(0, deviation, generator=generator)
-            if "norm" in name.lower() and name.endswith("weight"):
-                value.add_(1)
+            if ("norm" in name.lower() or "_ln." in name) and name.endswith("weight"):
+                value.add_(norm)
     return {k: v.contiguous() for k, v in model.state_dict().items() if "position_ids" not in k}
 
 

@@ -2,7 +2,7 @@
 
     pip install -r models/train/requirements.txt
     python tests/golden/make.py            writes everything
-    python tests/golden/make.py NAME...    writes the families of these folders alone
+    python tests/golden/make.py NAME...    writes the families and encoders of these folders alone
     python tests/golden/make.py --check    only compares the scores with the files, within 1e-4
 
 Over-long pairs lose the end of the longer text first (`longest_first`).
@@ -21,9 +21,12 @@ HERE = Path(__file__).resolve().parent
 DEFAULT = HERE.parents[1] / "models" / "default"
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "models" / "train")]
 
+import encoders
 import families
 import fixtures
+import gte
 import late
+import modules
 import prompts
 import texts
 from export import expand
@@ -61,7 +64,7 @@ def both_exceed(tokenizer, query, document, limit):
 @torch.inference_mode()
 def cross_golden(folder, pairs, limit=512):
     tokenizer = tokenizer_of(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load(folder)
     rows = []
     for query, document in pairs:
         if both_exceed(tokenizer, query, document, limit):
@@ -71,6 +74,14 @@ def cross_golden(folder, pairs, limit=512):
         tokens = inputs["input_ids"].shape[1]
         rows.append({"query": query, "document": document, "logits": logits, "num_tokens": tokens})
     return rows
+
+
+def load(folder):
+    if gte.is_one(folder):
+        return gte.load(folder)
+    if (folder / "modules.json").exists():
+        return modules.load(folder)
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def prompt_golden(folder, pairs, limit, prompt):
@@ -145,11 +156,22 @@ def late_golden(name, make):
     return late.golden(folder, texts.pairs(seed, count=50, longest=60))
 
 
+def vectors_golden(name, make):
+    folder = HERE / name
+    if make and name in encoders.ENCODERS:
+        encoders.ENCODERS[name](folder)
+    return encoders.golden(folder, tokenizer_of(folder), seed=50 + list(VECTORS).index(name))
+
+
+VECTORS = ["tiny-encoder", *encoders.ENCODERS]
+
+
 def differences(rows, path):
     stored = json.loads(path.read_text(encoding="utf-8"))
-    if [(r["query"], r["document"]) for r in rows] != [(r["query"], r["document"]) for r in stored]:
+    asked = lambda rows: [[r.get(key) for key in ("query", "document", "text", "prompt")] for r in rows]
+    if asked(rows) != asked(stored):
         raise SystemExit(f"{path}: other texts")
-    values = lambda r: r.get("logits") or [r.get("cosine", r.get("max_sim"))]
+    values = lambda r: r.get("logits") or r.get("vector") or [r.get("cosine", r.get("max_sim"))]
     return max(abs(a - b) for r, s in zip(rows, stored) for a, b in zip(values(r), values(s)))
 
 
@@ -161,6 +183,9 @@ def main():
     torch.manual_seed(0)
     if args.names:
         for name in args.names:
+            if name in VECTORS:
+                write(HERE / f"{name}-vectors.json", vectors_golden(name, make=True))
+                continue
             golden = late_golden if name in late.FOLDERS else family_golden
             write(HERE / f"{name}.json", golden(name, make=True))
         return
@@ -178,6 +203,8 @@ def main():
     }
     for name in families.FAMILIES:
         golden[HERE / f"{name}.json"] = family_golden(name, make=not args.check)
+    for name in VECTORS:
+        golden[HERE / f"{name}-vectors.json"] = vectors_golden(name, make=not args.check)
     for name in late.FOLDERS:
         golden[HERE / f"{name}.json"] = late_golden(name, make=not args.check)
     worst = 0

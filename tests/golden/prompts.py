@@ -21,6 +21,17 @@ GRADED = {
     "yes": "1",
     "no": "0",
 }
+# As its card joins the pieces: each line is tokenised by itself, and the logit of yes alone counts.
+BGE_GEMMA = {
+    "instruction": "",
+    "prefix": "<bos>",
+    "query": "A: {query}",
+    "document": "\nB: {document}",
+    "suffix": "\nGiven a query A and a passage B, determine whether the passage contains an answer to the query by "
+              "providing a prediction of either 'Yes' or 'No'.",
+    "yes": "Yes",
+    "no": "",
+}
 PLAIN = {**GRADED, "prefix": "", "suffix": "<|im_end|>"}
 
 
@@ -38,7 +49,10 @@ def input_ids(tokenizer, prompt, query, document, limit):
     what comes after the query."""
     prefix, suffix = ids(tokenizer, prompt["prefix"]), ids(tokenizer, prompt["suffix"])
     room = limit - len(prefix) - len(suffix)
-    inner = ids(tokenizer, body(prompt, query, document))
+    if prompt is BGE_GEMMA:
+        inner = ids(tokenizer, body(prompt, query, "")[:-len("\nB: ")]) + ids(tokenizer, f"\nB: {document}")
+    else:
+        inner = ids(tokenizer, body(prompt, query, document))
     if len(inner) > room and len(ids(tokenizer, body(prompt, query, ""))) > room // 2:
         return None
     return prefix + inner[:room] + suffix
@@ -49,7 +63,7 @@ def logits(model, tokenizer, prompt, tokens):
     row = model(input_ids=torch.tensor([tokens])).logits[0]
     if row.ndim == 1:
         return row.tolist()
-    answers = [tokenizer.token_to_id(prompt[answer]) for answer in ("no", "yes")]
+    answers = [tokenizer.token_to_id(prompt[answer]) for answer in ("no", "yes") if prompt[answer]]
     return row[-1, answers].tolist()
 
 

@@ -10,6 +10,7 @@ mod caching;
 mod command_line;
 mod connections;
 mod door;
+mod embedding;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::super::{Dialect, dialect_at};
-use super::{json as body_of, refusal, send, send_with};
+use super::super::{ErrorDialect, errors_at};
+use super::{json as body_of, parse_with, refusal, send, send_with};
 use crate::error::Error;
 
 fn every_error() -> Vec<Error> {
@@ -37,11 +37,11 @@ fn every_error() -> Vec<Error> {
 }
 
 /// A dialect by a body that only it takes.
-fn dialect_of(path: &str, headers: &[(&str, &str)], body: &str) -> Box<dyn Dialect> {
-    send_with(path, headers, body.as_bytes()).unwrap().dialect
+fn dialect_of(path: &str, headers: &[(&str, &str)], body: &str) -> ErrorDialect {
+    parse_with(path, headers, body.as_bytes()).unwrap().errors
 }
 
-fn every_dialect() -> Vec<(&'static str, Box<dyn Dialect>)> {
+fn every_dialect() -> Vec<(&'static str, ErrorDialect)> {
     let pinecone = [("x-pinecone-api-version", "1")];
     let basic = r#"{"query":"q","documents":["a"]}"#;
     vec![
@@ -58,6 +58,9 @@ fn every_dialect() -> Vec<(&'static str, Box<dyn Dialect>)> {
         ("pinecone", dialect_of("/rerank", &pinecone, basic)),
         ("mixedbread", dialect_of("/rerank", &[], r#"{"query":"q","input":["a"]}"#)),
         ("zeroentropy", dialect_of("/v1/models/rerank", &[], basic)),
+        ("openai", dialect_of("/v1/embeddings", &[], r#"{"input":"a"}"#)),
+        ("cohere", dialect_of("/v2/embed", &[], r#"{"texts":["a"]}"#)),
+        ("tei", dialect_of("/embed", &[], r#"{"inputs":"a"}"#)),
     ]
 }
 
@@ -79,7 +82,7 @@ fn message<'a>(dialect: &str, body: &'a Value) -> Option<&'a str> {
 fn every_error_is_written_in_every_dialects_form() {
     for (name, dialect) in every_dialect() {
         for error in every_error() {
-            let reply = dialect.error(&error, "id-1");
+            let reply = dialect.write(&error, "id-1");
             let body = body_of(&reply);
             let said = message(name, &body).unwrap_or_else(|| panic!("{name}: {error}: {body}"));
             assert!(!said.is_empty());
@@ -96,14 +99,14 @@ fn every_error_is_written_in_every_dialects_form() {
 fn every_refusal_that_may_be_retried_later_says_when() {
     for (name, dialect) in every_dialect() {
         for error in every_error() {
-            let reply = dialect.error(&error, "id-1");
+            let reply = dialect.write(&error, "id-1");
             let said = reply.headers.get("retry-after").map(|v| v.to_str().unwrap());
             let expected = error.verdict().retry_after.map(|_| "2");
             assert_eq!(said, expected, "{name}: {error}");
         }
     }
     let soon = Error::Overloaded { backlog_tokens: 1, retry_after: Duration::ZERO };
-    let reply = dialect_at("/rerank", &HeaderMap::new()).error(&soon, "id");
+    let reply = errors_at("/rerank", &HeaderMap::new()).write(&soon, "id");
     assert_eq!(reply.headers["retry-after"], "1", "0 would be read as no answer");
 }
 
@@ -111,7 +114,7 @@ fn every_refusal_that_may_be_retried_later_says_when() {
 fn an_overloaded_server_says_so_in_teis_words() {
     let (_, tei) = every_dialect().swap_remove(2);
     let error = Error::Overloaded { backlog_tokens: 1, retry_after: Duration::from_secs(1) };
-    let reply = tei.error(&error, "id");
+    let reply = tei.write(&error, "id");
     assert_eq!(reply.status, 429);
     assert_eq!(
         body_of(&reply),
@@ -129,7 +132,7 @@ fn tei_has_its_own_statuses() {
         (Error::Internal("x".into()), 424, "Backend"),
         (Error::Syntax("x".into()), 400, "Validation"),
     ] {
-        let reply = tei.error(&error, "id");
+        let reply = tei.write(&error, "id");
         assert_eq!(reply.status, status, "{error}");
         assert_eq!(body_of(&reply)["error_type"], error_type, "{error}");
     }
@@ -159,10 +162,13 @@ fn a_body_is_refused_in_the_dialect_it_was_meant_in() {
 fn errors_before_the_body_follow_the_path() {
     let headers = HeaderMap::new();
     let error = Error::BodyTooLarge { limit_bytes: 1 };
-    let shape = |path| body_of(&dialect_at(path, &headers).error(&error, "id"));
+    let shape = |path| body_of(&errors_at(path, &headers).write(&error, "id"));
     assert!(shape("/v2/rerank")["error"]["message"].is_string());
     assert!(shape("/predict")["error"].is_string());
     assert!(shape("/v1/ranking")["detail"].is_string());
+    assert!(shape("/v1/embeddings")["error"]["message"].is_string());
+    assert!(shape("/v2/embed")["message"].is_string());
+    assert!(shape("/embed")["error"].is_string());
     assert!(shape("/nowhere")["message"].is_string());
 }
 

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Parsed, Rejected, fake, send_with};
+use super::{Call, Rejected, embed, fake, parse_with};
 
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 11] = [
     "/rerank",
     "/v2/rerank",
     "/v1/reranking",
@@ -14,9 +14,12 @@ const PATHS: [&str; 8] = [
     "/v1/ranking",
     "/invocations",
     "/v1/models/rerank",
+    "/v1/embeddings",
+    "/v2/embed",
+    "/embed",
 ];
 
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 51] = [
     "query",
     "documents",
     "texts",
@@ -57,9 +60,20 @@ const KEYS: [&str; 40] = [
     "type",
     "image",
     "title",
+    "images",
+    "input_type",
+    "task",
+    "prompt_name",
+    "embedding_types",
+    "encoding_format",
+    "output_dtype",
+    "dimensions",
+    "output_dimension",
+    "normalize",
+    "max_tokens",
 ];
 
-const VALID: [&str; 8] = [
+const VALID: [&str; 11] = [
     r#"{"model":"m","query":"q","documents":["a","b\n"],"top_n":1,"return_documents":true}"#,
     r#"{"query":{"text":"q"},"documents":[{"text":"a","id":7},"b"],"rank_fields":["text"]}"#,
     r#"{"query":"q","documents":[{"content":[{"type":"text","text":"a"}]}],"use_activation":false}"#,
@@ -68,6 +82,9 @@ const VALID: [&str; 8] = [
     r#"{"query":"q","documents":["a"],"property":""}"#,
     r#"{"query":{"text":"q"},"passages":[{"text":"a"}],"truncate":"END"}"#,
     r#"{"text_1":["q","r"],"text_2":["a","b"],"inputs":[["a","b"]],"input":["a"]}"#,
+    r#"{"model":"m","input":["a","b"],"encoding_format":"base64","dimensions":3,"user":"u"}"#,
+    r#"{"texts":["a"],"input_type":"search_query","embedding_types":["int8","float"],"truncate":"END"}"#,
+    r#"{"inputs":[[1,2],[3]],"normalize":false,"truncate":true,"truncation_direction":"Left"}"#,
 ];
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -102,16 +119,24 @@ fn any_body() -> impl Strategy<Value = Value> {
 
 /// Whatever comes in, an answer goes out: scores with valid places, or an error with words.
 fn answers(path: &str, headers: &[(&str, &str)], body: &[u8]) {
-    match send_with(path, headers, body) {
-        Ok(Parsed { request, dialect }) => {
-            assert!(!request.inputs.is_empty());
-            let reply = dialect.reply(&fake(&request));
+    match parse_with(path, headers, body).map(|parsed| parsed.call) {
+        Ok(call) => {
+            let reply = match call {
+                Call::Rerank(request, dialect) => {
+                    assert!(!request.inputs.is_empty());
+                    dialect.reply(&fake(&request))
+                }
+                Call::Embed(request, dialect) => {
+                    assert!(!request.inputs.is_empty());
+                    dialect.reply(&embed::fake(&request))
+                }
+            };
             assert_eq!(reply.status, 200);
             let value: Value = serde_json::from_slice(&reply.body).unwrap();
             assert!(value.is_object() || value.is_array());
         }
-        Err(Rejected { error, dialect, request_id }) => {
-            let reply = dialect.error(&error, &request_id);
+        Err(Rejected { error, errors, request_id }) => {
+            let reply = errors.write(&error, &request_id);
             assert!(reply.status.is_client_error(), "{error}");
             let value: Value = serde_json::from_slice(&reply.body).unwrap();
             let words = [&value["error"], &value["detail"], &value["error"]["message"]];

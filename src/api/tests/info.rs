@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::info::{self, ModelFacts, ServerFacts};
+use super::super::info::{self, ModelFacts, ServerFacts, VectorFacts};
 use super::json as body_of;
 use crate::error::Error;
 
@@ -14,6 +14,7 @@ fn facts() -> ModelFacts {
         aliases: vec!["rerank-v3.5".into()],
         architecture: "BertForSequenceClassification".into(),
         labels: vec!["LABEL_0".into()],
+        vectors: None,
         max_length: 512,
         dtype: "float32".into(),
         revision: None,
@@ -50,6 +51,20 @@ fn a_head_with_many_labels_is_a_classifier() {
     let model = ModelFacts { labels: vec!["neg".into(), "pos".into()], ..facts() };
     let body = body_of(&info::info(&model, &server()));
     assert_eq!(body["model_type"]["classifier"]["id2label"], json!({"0": "neg", "1": "pos"}));
+}
+
+#[test]
+fn an_encoder_says_that_it_embeds() {
+    let model = ModelFacts {
+        labels: Vec::new(),
+        vectors: Some(VectorFacts { pooling: "mean", dimensions: 384 }),
+        ..facts()
+    };
+    let body = body_of(&info::info(&model, &server()));
+    assert_eq!(body["model_type"], json!({"embedding": {"pooling": "mean"}}));
+    let body = body_of(&info::model(&[&model], "org/m").unwrap());
+    assert_eq!(body["model_type"], "embedding");
+    assert_eq!(body["endpoints"], json!(["embed", "rerank"]));
 }
 
 #[test]

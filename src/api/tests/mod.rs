@@ -1,5 +1,6 @@
 //! The promises of the edge, by what a client sends and what it reads back.
 
+mod embed;
 mod errors;
 mod forms;
 mod fuzz;
@@ -14,14 +15,28 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::{Incoming, Limits, Parsed, Rejected, Reply, parse};
+use super::{Call, Dialect, Incoming, Limits, Parsed, Rejected, Reply, parse};
 use crate::request::{Inputs, RerankRequest, RerankResponse, Score, Scored, Stamps};
 
 const FALLBACK_ID: &str = "made-at-the-edge";
 const NOW: u64 = 1_790_000_000;
 
+/// A rerank request as it was read.
+#[derive(Debug)]
+struct Sent {
+    request: RerankRequest,
+    dialect: Box<dyn Dialect>,
+}
+
 /// A POST with the headers given as `(name, value)`.
-fn send_with(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Parsed, Rejected> {
+fn send_with(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Sent, Rejected> {
+    match parse_with(path, headers, body)?.call {
+        Call::Rerank(request, dialect) => Ok(Sent { request, dialect }),
+        Call::Embed(..) => panic!("{path} was taken for a request for vectors"),
+    }
+}
+
+fn parse_with(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Parsed, Rejected> {
     let headers: HeaderMap = headers
         .iter()
         .map(|(name, value)| {
@@ -34,7 +49,7 @@ fn send_with(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Parsed
     parse(&incoming, &Limits::default())
 }
 
-fn send(path: &str, body: &str) -> Result<Parsed, Rejected> {
+fn send(path: &str, body: &str) -> Result<Sent, Rejected> {
     send_with(path, &[], body.as_bytes())
 }
 
@@ -53,8 +68,9 @@ fn answer(path: &str, body: &str) -> Value {
 
 /// The status and body of a refusal.
 fn refusal(path: &str, body: &str) -> (u16, Value) {
-    let rejected = send(path, body).err().unwrap_or_else(|| panic!("accepted: {body}"));
-    let reply = rejected.dialect.error(&rejected.error, &rejected.request_id);
+    let parsed = parse_with(path, &[], body.as_bytes());
+    let rejected = parsed.err().unwrap_or_else(|| panic!("accepted: {body}"));
+    let reply = rejected.errors.write(&rejected.error, &rejected.request_id);
     (reply.status.as_u16(), json(&reply))
 }
 
@@ -82,6 +98,7 @@ fn fake(request: &RerankRequest) -> RerankResponse {
         Inputs::Texts(texts) | Inputs::Documents(texts) => {
             texts.iter().map(String::as_str).collect()
         }
+        Inputs::Tokens(_) => panic!("nothing ranks by ids"),
     };
     let results: Vec<Scored> = texts.iter().map(|text| scored(text)).collect();
     RerankResponse {

@@ -5,9 +5,10 @@ use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::narrow::amx;
 use super::narrow::widen;
-use super::{Cpu, Isa, Rows};
+use super::relative::RelativeArgs;
+use super::{Cpu, Isa, Relative, Rows};
 use crate::engine::packed::Packed;
-use crate::engine::{AttentionKind, Dtype, Queries};
+use crate::engine::{AttentionKind, Dtype, Queries, Window};
 
 /// Attention's workspace, sized for the longest sequence.
 #[derive(Debug)]
@@ -20,6 +21,9 @@ pub struct Scratch {
     head: Buffer,
     /// Of the kernel that takes bf16.
     tiles: Buffer<u8>,
+    /// Products with the vectors of distances, of all keys and of a tile of queries.
+    by_key: Buffer,
+    by_query: Buffer,
 }
 
 /// One sequence of a batch.
@@ -37,24 +41,53 @@ struct Sequence {
 
 impl Scratch {
     pub(super) fn new(cpu: &Cpu, max_length: usize, head_dim: usize) -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if cpu.dtype != Dtype::F32 && cpu.isa == Isa::Amx {
+            let tiles = Buffer::zeroed(amx::attention::work_bytes(max_length, head_dim));
+            return Self { tiles, ..Self::empty(max_length, head_dim) };
+        }
+        Self::wide(cpu, max_length, head_dim)
+    }
+
+    /// For scores that count distances: by the f32 kernel, whatever rows come in.
+    pub(super) fn relative(cpu: &Cpu, max_length: usize, relative: &Relative) -> Self {
+        assert!(max_length <= relative.max_length(), "distances within the table");
+        let stride = relative.stride();
+        Self {
+            by_key: Buffer::zeroed(max_length * stride),
+            by_query: Buffer::zeroed(cpu.kernels.tile_rows * stride),
+            ..Self::wide(cpu, max_length, relative.head_dim)
+        }
+    }
+
+    /// Of the f32 kernel.
+    fn wide(cpu: &Cpu, max_length: usize, head_dim: usize) -> Self {
         let sizes = AttentionSizes::new(cpu.kernels, max_length, head_dim);
         let floats = sizes.keys + sizes.values + sizes.scores + sizes.tile + cpu.kernels.panel;
-        let (mut data, mut head, mut tiles) = (floats, 0, 0);
-        match cpu.dtype {
-            Dtype::F32 => {}
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            _ if cpu.isa == Isa::Amx => {
-                (data, tiles) = (0, amx::attention::work_bytes(max_length, head_dim));
-            }
-            _ => head = max_length * 3 * head_dim,
+        let head = if cpu.dtype == Dtype::F32 { 0 } else { max_length * 3 * head_dim };
+        Self {
+            data: Buffer::zeroed(floats),
+            head: Buffer::zeroed(head),
+            ..Self::empty(max_length, head_dim)
         }
+    }
+
+    fn empty(max_length: usize, head_dim: usize) -> Self {
+        let none = || Buffer::zeroed(0);
         Self {
             max_length,
             head_dim,
-            data: Buffer::zeroed(data),
-            head: Buffer::zeroed(head),
-            tiles: Buffer::zeroed(tiles),
+            data: none(),
+            head: none(),
+            tiles: Buffer::zeroed(0),
+            by_key: none(),
+            by_query: none(),
         }
+    }
+
+    /// The vectors of distances from `head` on, with this workspace.
+    fn relative_args(&mut self, relative: &Relative, head: usize) -> RelativeArgs {
+        relative.args(head, self.by_key.as_mut_ptr(), self.by_query.as_mut_ptr())
     }
 
     /// The workspace of a sequence of `len <= max_length` tokens.
@@ -80,11 +113,23 @@ impl Cpu {
         &self,
         qkv: &Rows,
         batch: &Packed,
-        kind: &AttentionKind,
+        (kind, relative): (&AttentionKind, Option<&Relative>),
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         let head_dim = scratch.head_dim;
+        if let Some(relative) = relative {
+            let heads = (relative.num_heads, relative.head_dim);
+            assert_eq!(heads, (kind.num_heads, head_dim), "vectors for each head");
+            assert_eq!(kind.num_heads, kind.num_kv_heads, "keys for each head");
+            assert!(scratch.max_length <= relative.max_length(), "distances within the table");
+            assert!(kind.window == Window::ALL && batch.trunk_len == 0, "every key in its place");
+            assert!(
+                scratch.by_key.len() >= scratch.max_length * relative.stride()
+                    && scratch.by_query.len() >= self.kernels.tile_rows * relative.stride(),
+                "room for products with distances"
+            );
+        }
         assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
         assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
         assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
@@ -100,9 +145,9 @@ impl Cpu {
             let fits = sequence.trunk_len + num_rows <= scratch.max_length;
             assert!(fits, "a sequence longer than the workspace");
             if qkv.forms().wide {
-                self.attend_f32(qkv, sequence, kind, scratch, out);
+                self.attend_f32(qkv, sequence, (kind, relative), scratch, out);
             } else {
-                self.attend_bf16(qkv, sequence, kind, scratch, out);
+                self.attend_bf16(qkv, sequence, (kind, relative), scratch, out);
             }
         };
         if trunk_len > 0 {
@@ -128,12 +173,13 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        kind: &AttentionKind,
+        (kind, relative): (&AttentionKind, Option<&Relative>),
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
         let (out_stride, len) = (out.stride, trunk_len + len);
+        let relative = relative.map(|relative| scratch.relative_args(relative, 0));
         let args = AttentionArgs {
             // SAFETY: `first` is a row of `qkv`.
             qkv: unsafe { qkv.wide().as_ptr().add(first * qkv.stride) },
@@ -146,6 +192,8 @@ impl Cpu {
             num_kv_heads: kind.num_kv_heads,
             head_dim: scratch.head_dim,
             window: kind.window,
+            softcap: kind.softcap,
+            relative,
             // SAFETY: `out_row` is a row of `out`, sized by `attend`.
             out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
             out_stride,
@@ -160,12 +208,12 @@ impl Cpu {
         &self,
         qkv: &Rows,
         sequence: Sequence,
-        kind: &AttentionKind,
+        (kind, relative): (&AttentionKind, Option<&Relative>),
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if self.isa == Isa::Amx {
+        if self.isa == Isa::Amx && relative.is_none() {
             let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
             let (head_dim, out_stride, len) = (scratch.head_dim, out.stride, trunk_len + len);
             assert!(scratch.tiles.len() >= amx::attention::work_bytes(len, head_dim), "workspace");
@@ -181,6 +229,7 @@ impl Cpu {
                 num_kv_heads: kind.num_kv_heads,
                 head_dim,
                 window: kind.window,
+                softcap: kind.softcap,
                 // SAFETY: `out_row` is a row of `out`, sized by `attend`.
                 out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
                 out_stride,
@@ -192,7 +241,7 @@ impl Cpu {
             return;
         }
         for head in 0..kind.num_heads {
-            self.attend_head(qkv, sequence, head, kind, scratch, out);
+            self.attend_head(qkv, sequence, head, (kind, relative), scratch, out);
         }
     }
 
@@ -202,7 +251,7 @@ impl Cpu {
         qkv: &Rows,
         sequence: Sequence,
         head: usize,
-        kind: &AttentionKind,
+        (kind, relative): (&AttentionKind, Option<&Relative>),
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
@@ -210,7 +259,7 @@ impl Cpu {
         let (dim, out_stride) = (scratch.head_dim, out.stride);
         let num_rows = trunk_len + len.max(num_queries);
         let len = trunk_len + len;
-        let AttentionKind { num_heads, num_kv_heads, window, .. } = *kind;
+        let AttentionKind { num_heads, num_kv_heads, window, softcap, .. } = *kind;
         let key = num_heads + head / (num_heads / num_kv_heads);
         for (t, floats) in scratch.head.chunks_exact_mut(3 * dim).take(num_rows).enumerate() {
             let row = if t < trunk_len { t } else { first + t - trunk_len };
@@ -221,6 +270,7 @@ impl Cpu {
                 floats.iter_mut().zip(numbers).for_each(|(x, bf16)| *x = widen(*bf16));
             }
         }
+        let relative = relative.map(|relative| scratch.relative_args(relative, head));
         let args = AttentionArgs {
             // SAFETY: `head` has the trunk's rows and those of the sequence.
             qkv: unsafe { scratch.head.as_ptr().add(trunk_len * 3 * dim) },
@@ -233,6 +283,8 @@ impl Cpu {
             num_kv_heads: 1,
             head_dim: dim,
             window,
+            softcap,
+            relative,
             // SAFETY: `out_row` is a row of `out`, and `head * dim` lies in it.
             out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride + head * dim) },
             out_stride,

@@ -6,6 +6,7 @@
 use super::gemm::{tile_height, tile_of};
 use super::kernels::{AttentionArgs, scores_stride};
 use super::math;
+use super::relative;
 use super::simd::Simd;
 use std::ops::Range;
 
@@ -24,6 +25,9 @@ pub(super) unsafe fn attention<S: Simd, const MR: usize, const NV: usize>(args: 
             if head.is_multiple_of(group) {
                 pack_keys(args, head / group, NV * S::LANES);
                 pack_values(args, head / group, NV * S::LANES);
+            }
+            if let Some(relative) = &args.relative {
+                relative::score_keys::<S, MR, NV>(args, relative, head);
             }
             let (height, mut row) = (tile_height(args.num_queries, MR), 0);
             while row < args.num_queries {
@@ -65,11 +69,18 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
                 stride,
             );
         }
+        if let Some(relative) = &args.relative {
+            let scores = (work.scores, stride);
+            relative::add::<S, MR, NV>(args, relative, head, (row, rows), scores);
+        }
         let mut scale = [0f32; MR];
         for (i, scale) in scale.iter_mut().enumerate().take(rows) {
             let visible = args.visible(row + i);
             let visible = visible.start - first..visible.end - first;
             let scores = work.scores.add(i * stride + first);
+            if let Some(cap) = args.softcap {
+                math::softcap::<S>(scores, end - first, cap);
+            }
             *scale = 1.0 / softmax::<S>(scores, visible, end - first);
         }
         for i in 0..width / panel {

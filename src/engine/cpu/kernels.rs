@@ -2,6 +2,7 @@
 //!
 //! The arguments are raw: [`super::Cpu`] checks every length before it makes them.
 
+use super::relative::RelativeArgs;
 use crate::engine::{Epilogue, Gate, NormKind, Window};
 use std::ops::Range;
 
@@ -56,6 +57,8 @@ pub(super) struct AttentionArgs {
     pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) window: Window,
+    pub(super) softcap: Option<f32>,
+    pub(super) relative: Option<RelativeArgs>,
     /// `[num_queries, num_heads * head_dim]`
     pub(super) out: *mut f32,
     pub(super) out_stride: usize,

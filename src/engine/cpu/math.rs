@@ -90,6 +90,22 @@ unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// Replaces each of `len` numbers, rounded up to whole vectors, by `cap * tanh(x / cap)`.
+///
+/// # Safety
+/// The CPU has the instruction set, and the numbers are valid memory.
+#[inline(always)]
+pub(super) unsafe fn softcap<S: Simd>(x: *mut f32, len: usize, cap: f32) {
+    for i in (0..len).step_by(S::LANES) {
+        // SAFETY: below `len` in whole vectors.
+        unsafe {
+            let scaled = S::mul(S::load(x.add(i)), S::splat(1.0 / cap));
+            let tanh = activate::<S>(Epilogue::BiasTanh, scaled);
+            S::store(x.add(i), S::mul(tanh, S::splat(cap)));
+        }
+    }
+}
+
 /// The activation of the half of a row that gates the other.
 #[inline(always)]
 pub(super) unsafe fn gate<S: Simd>(gate: Gate, x: S::V) -> S::V {

@@ -25,6 +25,7 @@ mod neon;
 mod norm;
 mod numbers;
 mod portable;
+mod relative;
 mod rows;
 mod rowwise;
 mod simd;
@@ -33,16 +34,17 @@ mod weight;
 pub use attend::Scratch;
 pub use isa::Isa;
 pub use max_sim::{Bf16Document, Query};
+pub use relative::Relative;
 pub use rows::Rows;
 pub use weight::{Embeddings, Linear, Norm, Rope};
 
 use super::packed::Packed;
 use super::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, Pooling,
-    ROPE_HEAD_DIM, RopeInit,
+    ROPE_HEAD_DIM, RelativeInit, RopeInit,
 };
 use crate::error::DeviceError;
-use kernels::{GateArgs, HeadNormArgs, Kernels, NormArgs, RotateArgs};
+use kernels::{GateArgs, HeadNormArgs, Kernels, NormArgs};
 
 /// The kernels of one instruction set, and the precision that weights are prepared for.
 #[derive(Debug, Clone, Copy)]
@@ -162,6 +164,7 @@ impl Backend for Cpu {
     type Norm = Norm;
     type Embeddings = Embeddings;
     type Rope = Rope;
+    type Relative = Relative;
     type Rows = Rows;
     type Scratch = Scratch;
     type Batch = Packed;
@@ -189,6 +192,10 @@ impl Backend for Cpu {
         Ok(Rope::new(init))
     }
 
+    fn prepare_relative(&self, init: &RelativeInit<'_>) -> Result<Relative, DeviceError> {
+        Ok(Relative::new(init, self.kernels.panel))
+    }
+
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
         Ok(Rows::new(max_rows, width, self.dtype))
     }
@@ -199,6 +206,14 @@ impl Backend for Cpu {
 
     fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
         Ok(Scratch::new(self, max_length, head_dim))
+    }
+
+    fn relative_scratch(
+        &self,
+        max_length: usize,
+        relative: &Relative,
+    ) -> Result<Scratch, DeviceError> {
+        Ok(Scratch::relative(self, max_length, relative))
     }
 
     fn embed_norm(&self, group: &Packed, table: &Embeddings, norm: &Norm, out: &mut Rows) {
@@ -290,37 +305,15 @@ impl Backend for Cpu {
         let positions = &batch.position_ids;
         let known = positions.iter().all(|position| (*position as usize) < rope.max_positions);
         assert!(known, "positions of the tables");
-        let (num_rows, stride, half) = (qkv.num_rows, qkv.stride, rope.half);
-        let positions = positions.as_ptr();
-        let (cosines, sines) = (rope.cosines.as_ptr(), rope.sines.as_ptr());
+        let (sizes, positions) = ((qkv.num_rows, qkv.stride), positions.as_ptr());
         // SAFETY: `with_isa` asked the CPU; widths, rows and positions were compared above.
         unsafe {
             if qkv.forms().wide {
                 let rows = qkv.wide_mut().as_mut_ptr();
-                let args = RotateArgs {
-                    rows,
-                    stride,
-                    num_rows,
-                    num_heads,
-                    half,
-                    positions,
-                    cosines,
-                    sines,
-                };
-                (self.kernels.rotate)(&args);
+                (self.kernels.rotate)(&rope.args(rows, sizes, num_heads, positions));
             } else {
                 let rows = qkv.half_mut().as_mut_ptr();
-                let args = RotateArgs {
-                    rows,
-                    stride,
-                    num_rows,
-                    num_heads,
-                    half,
-                    positions,
-                    cosines,
-                    sines,
-                };
-                (self.narrow.rotate)(&args);
+                (self.narrow.rotate)(&rope.args(rows, sizes, num_heads, positions));
             }
         }
     }
@@ -333,7 +326,26 @@ impl Backend for Cpu {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        self.attend(qkv, batch, kind, scratch, out);
+        self.attend(qkv, batch, (kind, None), scratch, out);
+    }
+
+    fn relative_attention(
+        &self,
+        qkv: &Rows,
+        batch: &Packed,
+        kind: &AttentionKind,
+        relative: &Relative,
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        self.attend(qkv, batch, (kind, Some(relative)), scratch, out);
+    }
+
+    fn norm(&self, x: &Rows, norm: &Norm, out: &mut Rows) {
+        // The kernel takes rows of either form as what is added to others: here to zeros.
+        out.set_rows(x.num_rows);
+        (0..x.num_rows).for_each(|i| out.row_mut(i).fill(0.0));
+        self.residual_norm(out, x, norm);
     }
 
     fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {

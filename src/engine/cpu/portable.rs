@@ -6,6 +6,7 @@
 use super::kernels::{
     AttentionArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, MaxSimArgs, NormArgs, RotateArgs,
 };
+use super::relative::RelativeArgs;
 use crate::engine::{Epilogue, Gate, NormKind};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
@@ -132,6 +133,14 @@ unsafe fn attention(args: &AttentionArgs) {
             let scores = &mut all_scores[visible.clone()];
             for (s, score) in visible.clone().zip(scores.iter_mut()) {
                 *score = query.iter().zip(key(s)).map(|(q, k)| q * k).sum();
+                if let Some(relative) = &args.relative {
+                    let vectors = (args.trunk_len + t, s);
+                    // SAFETY: both are positions of the sequence.
+                    *score += unsafe { distance_score(relative, head, vectors, query, key(s)) };
+                }
+                if let Some(cap) = args.softcap {
+                    *score = cap * (*score / cap).tanh();
+                }
             }
             let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().for_each(|score| *score = (*score - max).exp2());
@@ -146,6 +155,28 @@ unsafe fn attention(args: &AttentionArgs) {
                 }
             }
         }
+    }
+}
+
+/// What the distance between two tokens adds to their score.
+///
+/// # Safety
+/// `relative` describes valid memory, and `(t, s)` are positions of the sequence: of the query, and of the key.
+unsafe fn distance_score(
+    relative: &RelativeArgs,
+    head: usize,
+    (t, s): (usize, usize),
+    query: &[f32],
+    key: &[f32],
+) -> f32 {
+    let dim = query.len();
+    // SAFETY: a bucket of the table, and its column in the panel of the head.
+    unsafe {
+        let bucket = relative.bucket(t, s);
+        let first = head * relative.head_stride + bucket / PANEL * dim * PANEL + bucket % PANEL;
+        let of = |vectors: *const f32, d: usize| *vectors.add(first + d * PANEL);
+        let products = query.iter().zip(key).enumerate();
+        products.map(|(d, (q, k))| q * of(relative.keys, d) + k * of(relative.queries, d)).sum()
     }
 }
 

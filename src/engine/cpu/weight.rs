@@ -1,6 +1,7 @@
 //! Parameters as the kernels want them: matrices in panels, vectors padded.
 
 use super::buffer::Buffer;
+use super::kernels::RotateArgs;
 use super::narrow::weight::Panels;
 use crate::engine::{
     Dtype, EmbeddingsInit, LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit,
@@ -46,7 +47,8 @@ impl Linear {
     }
 }
 
-fn pack_f32(init: &LinearInit<'_>, panel: usize) -> Buffer {
+/// `[num_panels][k][panel]`
+pub(super) fn pack_f32(init: &LinearInit<'_>, panel: usize) -> Buffer {
     let LinearInit { weight, n, k, .. } = *init;
     let mut panels = Buffer::zeroed(n.div_ceil(panel) * k * panel);
     for (weight, out) in weight.chunks(panel * k).zip(panels.chunks_exact_mut(k * panel)) {
@@ -95,6 +97,19 @@ impl Rope {
         assert!((2 * half).is_multiple_of(ROPE_HEAD_DIM), "whole vectors to rotate");
         let (cosines, sines) = init.tables();
         Self { cosines, sines, half, max_positions: init.max_positions }
+    }
+
+    /// Of rows in either form, `(num_rows, stride)`, with a position each.
+    pub(super) fn args<U>(
+        &self,
+        rows: *mut U,
+        (num_rows, stride): (usize, usize),
+        num_heads: usize,
+        positions: *const u32,
+    ) -> RotateArgs<U> {
+        let (cosines, sines) = (self.cosines.as_ptr(), self.sines.as_ptr());
+        let half = self.half;
+        RotateArgs { rows, stride, num_rows, num_heads, half, positions, cosines, sines }
     }
 }
 

@@ -124,7 +124,7 @@ impl Cuda {
         kind: &AttentionKind,
         out: &mut Rows,
     ) {
-        let AttentionKind { queries, num_heads, num_kv_heads, window } = *kind;
+        let AttentionKind { queries, num_heads, num_kv_heads, window, .. } = *kind;
         let (items, num_items) = match queries {
             Queries::All => batch.items(),
             Queries::First => batch.first_items(),
@@ -160,10 +160,11 @@ impl Cuda {
         self.enqueued("residual_norm", unsafe { launch.launch(config) });
     }
 
-    /// `out = norm(hidden + update)`, and the sum stays in `hidden`.
+    /// `out = norm(hidden + update)`, and the sum stays in `hidden`, which the caller borrowed alone if there is an
+    /// update.
     pub(super) fn launch_pre_norm(
         &self,
-        hidden: &mut Rows,
+        hidden: &Rows,
         update: Option<&Rows>,
         norm: &Norm,
         out: &mut Rows,

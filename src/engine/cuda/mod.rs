@@ -15,6 +15,7 @@ pub mod probe;
 mod slot;
 mod timing;
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use half::f16;
 use super::packed::Packed;
 use super::{
     AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM, NormInit,
-    NormKind, Pooling, Queries, RopeInit,
+    NormKind, Pooling, Queries, RelativeInit, RopeInit,
 };
 use crate::error::DeviceError;
 use cublaslt::CublasLt;
@@ -166,6 +167,7 @@ impl Backend for Cuda {
     type Norm = Norm;
     type Embeddings = Embeddings;
     type Rope = Rope;
+    type Relative = Infallible;
     type Rows = Rows;
     type Scratch = Scratch;
     type Batch = Batch;
@@ -220,6 +222,20 @@ impl Backend for Cuda {
         })
     }
 
+    fn prepare_relative(&self, _init: &RelativeInit<'_>) -> Result<Infallible, DeviceError> {
+        Err(DeviceError::new(
+            "attention that counts distances (DeBERTa) is not supported on GPUs; it is on the CPU",
+        ))
+    }
+
+    fn relative_scratch(
+        &self,
+        _max_length: usize,
+        relative: &Infallible,
+    ) -> Result<Scratch, DeviceError> {
+        match *relative {}
+    }
+
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
         buffers::check_width("a row", width, usize::MAX)?;
         let data = Elements::F16(self.zeros::<f16>("activations", max_rows * width)?);
@@ -233,6 +249,15 @@ impl Backend for Cuda {
 
     fn scratch(&self, _max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
         Ok(Scratch { attention: Attention::load(&self.context, head_dim)? })
+    }
+
+    fn check_attention(&self, kind: &AttentionKind) -> Result<(), DeviceError> {
+        match kind.softcap {
+            None => Ok(()),
+            Some(_) => Err(DeviceError::new(
+                "attention with soft-capped scores is not supported on GPUs; it is on the CPU",
+            )),
+        }
     }
 
     fn embed_norm(&self, batch: &Batch, table: &Embeddings, norm: &Norm, out: &mut Rows) {
@@ -307,6 +332,24 @@ impl Backend for Cuda {
             Queries::First => batch.bucket.num_sequences,
         });
         self.launch_attention(&scratch.attention, qkv, batch, kind, out);
+    }
+
+    fn relative_attention(
+        &self,
+        _qkv: &Rows,
+        _batch: &Batch,
+        _kind: &AttentionKind,
+        relative: &Infallible,
+        _scratch: &mut Scratch,
+        _out: &mut Rows,
+    ) {
+        match *relative {}
+    }
+
+    fn norm(&self, x: &Rows, norm: &Norm, out: &mut Rows) {
+        assert!(x.width == norm.width && out.width == norm.width, "widths to norm");
+        out.set_rows(x.num_rows);
+        self.launch_pre_norm(x, None, norm, out);
     }
 
     fn residual_norm(&self, hidden: &mut Rows, update: &Rows, norm: &Norm) {

@@ -36,6 +36,9 @@ pub trait Family<B: Backend>: Debug + Send + Sync + 'static {
 
     /// The rows of the result, in the order of the batch: one a [`Grain`], `width()` wide.
     fn forward<'a>(&self, backend: &B, lane: &'a mut Self::Lane, batch: &B::Batch) -> &'a B::Rows;
+
+    /// What is left to do with those rows, once they are floats.
+    fn finish(&self, _results: &mut [f32]) {}
 }
 
 /// What a batch may contain.

@@ -138,6 +138,9 @@ impl<F: Family<Cuda>> Scorer for Pipeline<F> {
         let scored = slot.unwrap_or_else(|| Err(DeviceError::new("no batch was begun")));
         let deadline = self.since + self.timeout;
         let scored = scored.and_then(|slot| self.slots[slot].finish(deadline, out));
+        if scored.is_ok() {
+            self.family.finish(out);
+        }
         self.since = clock::now();
         if let Err(fault) = &scored
             && fault.lost

@@ -154,6 +154,7 @@ impl<L> Lane<L> {
         self.results.resize(start + num_rows * family.width(), 0.0);
         let rows = family.forward(backend, &mut self.activations, &self.group);
         backend.read(rows, &mut self.results[start..])?;
+        family.finish(&mut self.results[start..]);
         self.scored.extend_from_slice(members);
         Ok(())
     }

@@ -201,14 +201,24 @@ pub(super) fn find_weights(model: &str, names: &[String]) -> Result<Weights, Mod
 
 /// Says what to do for the formats that are met in practice and that this server does not read.
 fn no_weights(model: &str, names: &[String]) -> ModelError {
-    let pickle = |name: &&String| name.starts_with("pytorch_model");
-    match names.iter().find(pickle) {
-        Some(name) => ModelError::unsupported(
-            model,
-            name,
-            "weights are read from safetensors only (a pickle can run code): take a revision with \
-             model.safetensors, or convert with save_pretrained(..., safe_serialization=True)",
-        ),
+    let find = |is_one: fn(&str) -> bool| names.iter().find(|name| is_one(name));
+    let from_elsewhere = "take the repository that it was converted from, with model.safetensors";
+    let pickle = find(|name| name.starts_with("pytorch_model")).map(|name| {
+        let message = "(a pickle can run code): take a revision with model.safetensors, or convert with \
+                       save_pretrained(..., safe_serialization=True)";
+        (name, message.to_owned())
+    });
+    let converted = |format: &str, is_one| {
+        find(is_one).map(|name| (name, format!("and not from {format}: {from_elsewhere}")))
+    };
+    let other = pickle
+        .or_else(|| converted("GGUF", |name| name.ends_with(".gguf")))
+        .or_else(|| converted("ONNX", |name| name.ends_with(".onnx")));
+    match other {
+        Some((name, message)) => {
+            let message = format!("weights are read from safetensors only {message}");
+            ModelError::unsupported(model, name, message)
+        }
         None => ModelError::Missing {
             model: model.to_owned(),
             file: WEIGHTS.to_owned(),

@@ -65,6 +65,7 @@ fn facts(name: &str) -> ModelFacts {
         aliases: Vec::new(),
         architecture: String::new(),
         labels: Vec::new(),
+        vectors: None,
         max_length: 64,
         dtype: "float32".into(),
         revision: None,

@@ -7,6 +7,7 @@ use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, exchange, multip
 use crate::engine::Window;
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::kernels::visible;
+use crate::engine::cpu::math;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -37,6 +38,7 @@ pub(in crate::engine::cpu) struct AttentionArgs {
     pub(in crate::engine::cpu) num_kv_heads: usize,
     pub(in crate::engine::cpu) head_dim: usize,
     pub(in crate::engine::cpu) window: Window,
+    pub(in crate::engine::cpu) softcap: Option<f32>,
     /// `[num_queries, num_heads * head_dim]`
     pub(in crate::engine::cpu) out: *mut f32,
     pub(in crate::engine::cpu) out_stride: usize,
@@ -195,6 +197,9 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
             let scores = work.scores.add(i * scores_stride + begin);
             let weights = work.weights.add(i * weights_stride + begin);
             let seen = args.visible(first + i);
+            if let Some(cap) = args.softcap {
+                math::softcap::<S>(scores, end - begin, cap);
+            }
             *scale =
                 1.0 / softmax(scores, seen.start - begin..seen.end - begin, end - begin, weights);
         }
