@@ -13,7 +13,6 @@ use super::turns::Seat;
 use super::worker::Command;
 use crate::clock;
 use crate::engine::packed::Packed;
-use crate::engine::pool::give_way;
 use crate::error::DeviceError;
 use crate::health::{Health, LAST_FAULT};
 use crate::metrics::{Metrics, Outcome};
@@ -61,9 +60,6 @@ enum Next {
 impl Device {
     /// Until the batcher is gone, or the watchdog gave this thread up and another has its place.
     pub(super) fn run(mut self) {
-        if self.scorer.computes_here() {
-            give_way();
-        }
         let mut out = Vec::new();
         let mut ahead = None;
         let mut probe = Probe::new();

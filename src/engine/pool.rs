@@ -106,17 +106,6 @@ impl Drop for Pool {
     }
 }
 
-/// Steps of niceness that a thread that computes is behind those that talk to clients.
-const NICENESS: libc::c_int = 5;
-
-/// Lets other threads go first where cores are short: who reads or refuses a request needs a core for some
-/// microseconds at once, who computes needs all the time there is. Alone on the machine, nobody gets less.
-pub fn give_way() {
-    // SAFETY: no memory is involved. On Linux it is the calling thread's own value; elsewhere the process's, in
-    // which threads stay equal.
-    unsafe { libc::nice(NICENESS) };
-}
-
 // === impl Shared ===
 
 impl Shared {
@@ -126,7 +115,6 @@ impl Shared {
     }
 
     fn work(&self, index: usize) {
-        give_way();
         let mut seen = 0;
         loop {
             let job = {

@@ -83,10 +83,6 @@ impl Scorer for Faulty {
         Some(Arc::new(move || Ok(Box::new(Self { inner: spare()?, plan: Arc::clone(&plan) }))))
     }
 
-    fn computes_here(&self) -> bool {
-        self.inner.computes_here()
-    }
-
     fn is_done(&self) -> bool {
         self.inner.is_done()
     }

@@ -84,11 +84,6 @@ pub trait Scorer: Send {
         None
     }
 
-    /// Whether scoring takes the time of the thread that asks, and not of a device beside it.
-    fn computes_here(&self) -> bool {
-        false
-    }
-
     /// Whether the batch begun first is done, so that `score` would not wait for a device.
     fn is_done(&self) -> bool {
         true

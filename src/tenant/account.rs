@@ -91,7 +91,7 @@ impl Tenant {
     /// A request was answered.
     pub fn answered(&self, tally: &Tally<'_>) {
         let account = &*self.account;
-        let stamps = &response.stamps;
+        let stamps = &tally.stamps;
         account.took(stamps.scored.saturating_duration_since(stamps.parsed));
         let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Ordering::Relaxed);
         add(&account.requests, 1);

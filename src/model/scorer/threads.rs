@@ -60,10 +60,6 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
         self.family.width()
     }
 
-    fn computes_here(&self) -> bool {
-        true
-    }
-
     fn grain(&self) -> Grain {
         self.family.grain()
     }
