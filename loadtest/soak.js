@@ -1,15 +1,17 @@
-// Hours at more than the server can do, with clients that leave, bad bytes and slow senders among the good.
+// Hours at more than the server can do, with clients that leave and bad bytes among the good, and faults of the
+// device if RERANKD_FAULTS asks the server for some.
 //
 // From the environment: PEAK, the requests a second of a closed loop (loadtest/run measures it), FACTOR over it,
-// DURATION, and the texts' (workload.js). loadtest/run watches the server's memory meanwhile.
+// DURATION, RERANKD_FAULTS, and the texts' (workload.js). loadtest/run watches the server's memory meanwhile.
 
 import { check } from "k6";
 import exec from "k6/execution";
 import http from "k6/http";
 import { Counter, Trend } from "k6/metrics";
-import { booksAddUp, requests, settled, url } from "./workload.js";
+import { booksAddUp, metric, requests, settled, url } from "./workload.js";
 
 const peak = Number(__ENV.PEAK || 5);
+const hasFaults = Number(__ENV.RERANKD_FAULTS || 0) > 0;
 
 export const options = {
   scenarios: {
@@ -30,6 +32,8 @@ export const options = {
 const unexpected = new Counter("unexpected");
 const answered = new Counter("answered");
 const refused = new Counter("refused");
+const late = new Counter("late");
+const lost = new Counter("lost");
 const latency = new Trend("latency", true);
 
 const JSON_TYPE = { "Content-Type": "application/json" };
@@ -55,12 +59,18 @@ export default function () {
   if (response.status === 200) {
     answered.add(1);
     latency.add(response.timings.duration);
-  } else if (response.status === 429 && Number(response.headers["Retry-After"]) >= 1) {
+  } else if (response.status === 429 && saysWhen(response)) {
     refused.add(1);
-  } else if (response.status !== 504) {
+  } else if (response.status === 504) {
+    late.add(1);
+  } else if (response.status === 503 && saysWhen(response) && hasFaults) {
+    lost.add(1);
+  } else {
     fail(response);
   }
 }
+
+const saysWhen = (response) => Number(response.headers["Retry-After"]) >= 1;
 
 function leave(body) {
   http.post(`${url}/v2/rerank`, body, { headers: JSON_TYPE, timeout: `${Math.ceil(Math.random() * 2000)}ms` });
@@ -81,4 +91,7 @@ export function teardown() {
     "the books add up": booksAddUp,
     "nothing is stuck": (books) => books.backlog === 0 && books.inFlight === 0,
   });
+  const replaced = metric("rerank_replaced_workers_total") || 0;
+  console.log(`replaced workers: ${replaced}`);
+  check(replaced, { "failed workers are replaced": (count) => !hasFaults || count > 0 });
 }

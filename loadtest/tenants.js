@@ -6,7 +6,7 @@
 //
 // From the environment: KEYS, {"light": .., "flood": .., "three": .., "one": .., "ops": ..}, the last an admin's; DURATION; RATE, the light
 // tenant's requests a second; FLOOD_VUS; DOCUMENTS of its requests and FLOOD_DOCUMENTS of the others'; WORDS of
-// a document; SUMMARY, where the figures go as JSON.
+// a document; GAP_SECONDS between the parts; SUMMARY, where the figures go as JSON.
 
 import http from "k6/http";
 import { Counter, Trend } from "k6/metrics";
@@ -21,7 +21,7 @@ const numFloodDocuments = Number(__ENV.FLOOD_DOCUMENTS || 100);
 const numWords = Number(__ENV.WORDS || 40);
 
 // While a flood ends or begins nobody is measured.
-const GAP_SECONDS = 5;
+const GAP_SECONDS = Number(__ENV.GAP_SECONDS || 5);
 const part = (i) => `${i * (seconds + GAP_SECONDS)}s`;
 
 const lightArrivals = (exec, startTime) => ({

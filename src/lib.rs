@@ -32,5 +32,6 @@ pub mod model;
 pub mod request;
 pub mod rerank;
 pub mod score;
+pub mod sync;
 pub mod tenant;
 pub mod tokenize;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use rerankd::clock;
 use rerankd::error::Error;
+use rerankd::request::{RerankResponse, Stamps};
 use rerankd::tenant::{KeyHash, Meter, Quota, Source, Spent, Tenant, Tenants};
 
 fn seconds(seconds: f64) -> Duration {
@@ -175,4 +176,41 @@ fn places_among_the_concurrent_come_back_however_a_request_ends() {
     second.refund(now);
     let _both = (tenant.charge(1, now).unwrap(), tenant.charge(1, now).unwrap());
     assert!(tenant.charge(1, now).is_err());
+}
+
+/// A response that took so long.
+fn response(took: Duration) -> RerankResponse {
+    let now = clock::now();
+    RerankResponse {
+        id: String::new(),
+        model: String::new(),
+        results: Vec::new(),
+        label_logits: Vec::new(),
+        labels: Vec::new(),
+        prompt_tokens: 0,
+        num_chars: 0,
+        num_precomputed: 0,
+        is_degraded: false,
+        stamps: Stamps { scored: now + took, ..Stamps::at(now) },
+    }
+}
+
+#[test]
+fn a_place_among_the_concurrent_is_promised_for_when_one_is_expected_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.toml");
+    write(&path, "[[tenants]]\nname = \"a\"\nmax_concurrent_requests = 4", &[("a", "k")]);
+    let tenant = find(&Tenants::open(Source::File(path)).unwrap(), "k").unwrap();
+    let now = clock::now();
+    let _under_way: Vec<_> = (0..4).map(|_| tenant.charge(1, now).unwrap()).collect();
+    let retry_after = || match tenant.charge(1, now) {
+        Err(Error::RateLimited { retry_after, .. }) => retry_after,
+        other => panic!("not refused for its number: {other:?}"),
+    };
+    assert_eq!(retry_after(), seconds(1.0), "nothing is known yet: the least that clients respect");
+    tenant.answered(&response(seconds(20.0)));
+    assert_eq!(retry_after(), seconds(5.0), "one of four that take 20 seconds each");
+    (0..100).for_each(|_| tenant.answered(&response(seconds(12.0))));
+    let later = retry_after().as_secs_f64();
+    assert!((later - 3.0).abs() < 0.01, "the latest count: {later}");
 }

@@ -1,13 +1,13 @@
 //! Where the rows of a request come together: filled batch by batch, sent once.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::Sequences;
 use crate::error::Error;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the device gave for a whole request.
 #[derive(Debug, Clone, PartialEq)]

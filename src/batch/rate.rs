@@ -30,9 +30,10 @@ impl Rate {
         if num_tokens < MIN_TOKENS || took.is_zero() {
             return;
         }
-        let seen = num_tokens as f64 / took.as_secs_f64();
-        let next = self.tokens_per_second() * (1.0 - NEWEST) + seen * NEWEST;
-        self.bits.store(next.max(1.0).to_bits(), Ordering::Relaxed);
+        // A mean of times: one of rates would promise more than a device does whose batches differ in speed.
+        let seen = took.as_secs_f64() / num_tokens as f64;
+        let next = (1.0 - NEWEST) / self.tokens_per_second() + NEWEST * seen;
+        self.bits.store(next.recip().max(1.0).to_bits(), Ordering::Relaxed);
     }
 
     /// How many tokens the device does in this time.
@@ -43,5 +44,21 @@ impl Rate {
     /// How long the device needs for so many tokens.
     pub fn time_for(&self, num_tokens: usize) -> Duration {
         Duration::from_secs_f64((num_tokens as f64 / self.tokens_per_second()).min(86_400.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_of_unequal_speed_is_promised_for_what_it_does_in_all() {
+        let rate = Rate::new(1000.0);
+        // 2,000 tokens in three seconds, half of them at twice the speed of the others.
+        for took in [1, 2].repeat(100) {
+            rate.observe(1000, Duration::from_secs(took));
+        }
+        let mean = 2000.0 / 3.0;
+        assert!((rate.tokens_per_second() / mean - 1.0).abs() < 0.05, "{rate:?}");
     }
 }

@@ -11,6 +11,7 @@ mod rerank;
 mod selfcheck;
 mod serve;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -89,7 +90,13 @@ impl Failure {
 
 /// Runs the command that the process was called with.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    run_as(std::env::args_os())
+}
+
+/// Runs the command of these arguments, the first of which names the program. Arguments that are no command end
+/// the process.
+pub fn run_as(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let result = match Cli::parse_from(arguments).command {
         Command::Serve(args) => serve::run(*args),
         Command::Rerank(args) => rerank::run(args),
         Command::Pull(args) => pull::run(&args),

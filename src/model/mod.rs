@@ -8,6 +8,8 @@ mod distilbert;
 mod electra;
 mod end;
 mod families;
+#[cfg(debug_assertions)]
+pub mod faults;
 mod gemma;
 mod gte;
 pub mod head;

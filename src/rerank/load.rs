@@ -171,6 +171,8 @@ fn prepare_as(
         }
         tokens_per_second += time(&encoder, &mut **scorer);
     }
+    #[cfg(debug_assertions)]
+    let scorers = crate::model::faults::inject(scorers);
     let max_length = encoder.max_length();
     let late = match &head {
         Head::Late(late) => Some(PreparedLate { max_sim, weights: late.fingerprint(files)? }),

@@ -1,11 +1,11 @@
 //! Rows on their way: who asks for the same waits for them instead of having them scored again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::Key;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The rows of one request, once they are there. Closed without, they will not come.
 type Landing = watch::Receiver<Option<Arc<Vec<f32>>>>;

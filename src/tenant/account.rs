@@ -11,9 +11,11 @@ use crate::metrics::TenantCounts;
 use crate::model::registry::Names;
 use crate::request::Tally;
 
-/// When a tenant that has all its requests under way may come again: as soon as one of them ends, which
-/// nobody knows; the least that clients respect.
-const CONCURRENCY_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Retry-After is a whole number of seconds; the least that clients respect.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One request in so many makes the mean time of a tenant's requests.
+const REMEMBERED_REQUESTS: u64 = 8;
 
 /// A tenant by the latest table.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct Tenant {
 pub(super) struct Account {
     meter: Mutex<Meter>,
     concurrent: AtomicUsize,
+    /// What its latest requests took in the mean, in microseconds; 0 before the first.
+    mean_micros: AtomicU64,
     requests: AtomicU64,
     refusals: AtomicU64,
     documents: AtomicU64,
@@ -75,9 +79,10 @@ impl Tenant {
         let concurrent = self.account.concurrent.fetch_add(1, Ordering::AcqRel);
         // From here on dropping the charge undoes the addition.
         let charge = Charge { account: Arc::clone(&self.account), quota: self.quota, tokens };
-        if self.quota.max_concurrent_requests.is_some_and(|max| concurrent >= max) {
+        if let Some(max) = self.quota.max_concurrent_requests.filter(|max| concurrent >= *max) {
             let limit = "concurrent requests";
-            return Err(Error::RateLimited { limit, retry_after: CONCURRENCY_RETRY_AFTER });
+            let retry_after = self.account.time_for_one(max);
+            return Err(Error::RateLimited { limit, retry_after });
         }
         self.account.meter().admit(&self.quota, tokens, now)?;
         Ok(charge)
@@ -86,6 +91,8 @@ impl Tenant {
     /// A request was answered.
     pub fn answered(&self, tally: &Tally<'_>) {
         let account = &*self.account;
+        let stamps = &tally.stamps;
+        account.took(stamps.scored.saturating_duration_since(stamps.parsed));
         let add = |counter: &AtomicU64, n: usize| counter.fetch_add(n as u64, Ordering::Relaxed);
         add(&account.requests, 1);
         add(&account.documents, tally.num_texts);
@@ -133,6 +140,22 @@ impl Drop for Charge {
 }
 
 impl Account {
+    fn took(&self, time: Duration) {
+        let micros = time.as_micros() as u64;
+        let next = |mean: u64| match mean {
+            0 => Some(micros),
+            _ => Some(mean - mean / REMEMBERED_REQUESTS + micros / REMEMBERED_REQUESTS),
+        };
+        // The function has an answer for every mean.
+        let _ = self.mean_micros.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// When one of `concurrent` requests under way is expected to end, if they began evenly spread.
+    fn time_for_one(&self, concurrent: usize) -> Duration {
+        let mean = Duration::from_micros(self.mean_micros.load(Ordering::Relaxed));
+        mean.div_f64(concurrent.max(1) as f64).max(MIN_RETRY_AFTER)
+    }
+
     pub(super) fn meter(&self) -> MutexGuard<'_, Meter> {
         // Every change of a meter is complete before the lock is left, so a poisoned one is still whole.
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)

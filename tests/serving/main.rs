@@ -14,6 +14,7 @@ mod embedding;
 mod evaluating;
 #[path = "../cuda/fixtures.rs"]
 mod fixtures;
+mod fuzzing;
 mod gpu;
 mod lifecycle;
 mod models;
