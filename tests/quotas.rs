@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use rerankd::clock;
 use rerankd::error::Error;
-use rerankd::request::{RerankResponse, Stamps};
+use rerankd::request::{Answer, RerankResponse, Stamps};
 use rerankd::tenant::{KeyHash, Meter, Quota, Source, Spent, Tenant, Tenants};
 
 fn seconds(seconds: f64) -> Duration {
@@ -208,9 +208,9 @@ fn a_place_among_the_concurrent_is_promised_for_when_one_is_expected_to_end() {
         other => panic!("not refused for its number: {other:?}"),
     };
     assert_eq!(retry_after(), seconds(1.0), "nothing is known yet: the least that clients respect");
-    tenant.answered(&response(seconds(20.0)));
+    tenant.answered(&response(seconds(20.0)).tally());
     assert_eq!(retry_after(), seconds(5.0), "one of four that take 20 seconds each");
-    (0..100).for_each(|_| tenant.answered(&response(seconds(12.0))));
+    (0..100).for_each(|_| tenant.answered(&response(seconds(12.0)).tally()));
     let later = retry_after().as_secs_f64();
     assert!((later - 3.0).abs() < 0.01, "the latest count: {later}");
 }

@@ -1,9 +1,11 @@
 //! Bodies, paths and headers of requests in every dialect.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use rerankd::api::{Incoming, Limits, Parsed, Rejected, credentials, parse};
+use rerankd::api::{Call, Incoming, Limits, Parsed, Rejected, credentials, parse};
 use rerankd::clock;
-use rerankd::request::{RerankRequest, RerankResponse, Score, Scored, Stamps};
+use rerankd::request::{
+    EmbedRequest, EmbedResponse, RerankRequest, RerankResponse, Score, Scored, Stamps,
+};
 use serde_json::Value;
 
 /// A first line of a path and headers, `/v2/rerank<TAB>api-key: k`, and below it the body. Whatever comes in, an
@@ -18,21 +20,36 @@ pub fn dialects(bytes: &[u8]) {
     // None of them is a secret here; reading them is the point.
     let _ = credentials(&headers).count();
     let incoming = Incoming { path, headers: &headers, body, fallback_id: "id", unix_seconds: 1 };
-    match parse(&incoming, &Limits { max_documents: 100 }) {
-        Ok(Parsed { request, dialect }) => {
-            assert!(!request.inputs.is_empty());
-            let reply = dialect.reply(&scored(&request));
+    for prefers_vectors in [false, true] {
+        answer(&incoming, &Limits { max_documents: 100, prefers_vectors });
+    }
+}
+
+fn answer(incoming: &Incoming<'_>, limits: &Limits) {
+    let reply = match parse(incoming, limits) {
+        Ok(Parsed { call, .. }) => {
+            let reply = match call {
+                Call::Rerank(request, dialect) => {
+                    assert!(!request.inputs.is_empty());
+                    dialect.reply(&scored(&request))
+                }
+                Call::Embed(request, dialect) => {
+                    assert!(!request.inputs.is_empty());
+                    dialect.reply(&embedded(&request))
+                }
+            };
             assert_eq!(reply.status, 200);
-            let value: Value = serde_json::from_slice(&reply.body).expect("scores are JSON");
-            assert!(value.is_object() || value.is_array());
+            reply
         }
-        Err(Rejected { error, dialect, request_id }) => {
-            let reply = dialect.error(&error, &request_id);
+        Err(Rejected { error, errors, request_id }) => {
+            let reply = errors.write(&error, &request_id);
             let is_ours = reply.status.is_client_error() || reply.status.as_u16() == 501;
             assert!(is_ours, "{error} is answered {}", reply.status);
-            serde_json::from_slice::<Value>(&reply.body).expect("errors are JSON");
+            reply
         }
-    }
+    };
+    let value: Value = serde_json::from_slice(&reply.body).expect("answers are JSON");
+    assert!(value.is_object() || value.is_array());
 }
 
 fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
@@ -56,6 +73,21 @@ fn scored(request: &RerankRequest) -> RerankResponse {
         num_chars: request.inputs.num_chars(),
         num_precomputed: 0,
         is_degraded: false,
+        stamps: Stamps::at(clock::now()),
+    }
+}
+
+/// Some vector for every text.
+fn embedded(request: &EmbedRequest) -> EmbedResponse {
+    let (num_texts, dimensions) = (request.inputs.len(), 8);
+    EmbedResponse {
+        id: request.id.clone(),
+        model: "model".to_owned(),
+        vectors: vec![0.25; num_texts * dimensions],
+        dimensions,
+        truncated_tokens: vec![0; num_texts],
+        prompt_tokens: 9,
+        num_chars: request.inputs.num_chars(),
         stamps: Stamps::at(clock::now()),
     }
 }
