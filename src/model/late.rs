@@ -75,7 +75,7 @@ pub enum Expansion {
 
 impl Late {
     /// A plain encoder's hidden states as they are.
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         let reading = Reading { marker: None, max_length: usize::MAX };
         Self {
             projection: Projection::None,
@@ -118,18 +118,15 @@ impl Late {
     }
 }
 
-/// The head of a folder in one of the layouts, or of an encoder that was asked for late interaction; else none.
+/// The head of a folder in one of the layouts; else none.
 ///
 /// # Errors
 /// What a file says wrongly, or what there is no code for.
-pub(super) fn head(files: &ModelFiles, is_asked: bool) -> Result<Option<Head>, ModelError> {
+pub(super) fn head(files: &ModelFiles) -> Result<Option<Head>, ModelError> {
     if let Some(metadata) = read_json::<Metadata>(files, STANFORD)? {
         return metadata.late().map(|late| Some(Head::Late(late)));
     }
-    if let Some(late) = pylate(files)? {
-        return Ok(Some(Head::Late(late)));
-    }
-    Ok(is_asked.then(|| Head::Late(Late::plain())))
+    Ok(pylate(files)?.map(Head::Late))
 }
 
 /// The head of an architecture that says nothing but "ColBERT".
@@ -138,7 +135,7 @@ pub(super) fn head(files: &ModelFiles, is_asked: bool) -> Result<Option<Head>, M
 /// The files that say the rest are missing.
 pub(super) fn required_head(files: &ModelFiles, _config: &Config) -> Result<Head, ModelError> {
     files.require(STANFORD)?;
-    head(files, true)?.ok_or_else(|| ModelError::invalid(STANFORD, "file", "it went while loading"))
+    head(files)?.ok_or_else(|| ModelError::invalid(STANFORD, "file", "it went while loading"))
 }
 
 fn read_json<T: DeserializeOwned>(files: &ModelFiles, file: &str) -> Result<Option<T>, ModelError> {

@@ -4,7 +4,7 @@ use super::Scorer;
 use super::config::Config;
 use super::families::{self, Architecture};
 use super::head::Head;
-use super::late::{self, Expansion};
+use super::late::{self, Expansion, Late};
 use super::parameters::Parameters;
 use super::prompt::Prompt;
 use super::scorer::{Family, Limits, Pipeline, Threads};
@@ -136,11 +136,16 @@ fn head_of(
     options: &LoadOptions,
 ) -> Result<Head, ModelError> {
     // What makes a family's head may refuse modules that late interaction has.
-    let Some(head) = late::head(files, options.late_interaction)? else { return made };
-    if let Ok(Head::Classifier { .. }) = made {
-        let message = format!("'{}' scores pairs and has no token vectors", config.architecture);
-        return Err(ModelError::unsupported("config.json", "architectures", message));
-    }
+    let head = match (late::head(files)?, made) {
+        (Some(head), _) => head,
+        (None, made) if !options.late_interaction => return made,
+        (None, Ok(Head::Classifier { .. })) => {
+            let message =
+                format!("'{}' scores pairs and has no token vectors", config.architecture);
+            return Err(ModelError::unsupported("config.json", "architectures", message));
+        }
+        (None, _) => Head::Late(Late::plain()),
+    };
     if let (Head::Late(late), Some(_)) = (&head, &options.gpus)
         && late.expansion == Expansion::Unattended
     {

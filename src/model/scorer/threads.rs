@@ -82,6 +82,9 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
             let mut lane = lock(lane);
             lane.scored.clear();
             lane.results.clear();
+            // Which lane takes which group is chance: room for all of them is taken once, and not as chance has it.
+            lane.scored.reserve(batch.num_sequences());
+            lane.results.reserve(out.len());
             lane.fault = None;
         }
         let (backend, family) = (&self.backend, &*self.family);
