@@ -69,7 +69,7 @@ fn score(name: &str, folder: &str, isa: Isa, dtype: Dtype) -> Scored {
             golden.retain(|pair| pair.query.len() + pair.document.len() < 150);
         }
         let step = match (isa, dtype) {
-            (Isa::Portable, Dtype::F32) => 9,
+            (Isa::Portable, Dtype::F32) => 25,
             (Isa::Portable, _) => 20,
             (_, Dtype::F32) => 1,
             _ => 3,
