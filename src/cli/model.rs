@@ -1,14 +1,17 @@
 //! Loading the model a command was told to use.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use super::Failure;
 use super::hardware::Hardware;
+use crate::batch::Limits;
 use crate::config::{Device, ModelConfig};
 use crate::engine::Dtype;
 use crate::model::loader::{Gpus, LoadOptions};
 use crate::model::source::{HubOptions, Source};
-use crate::rerank::{Prepared, prepare_or_fall_back};
+use crate::rerank::{Host, Options, Prepared, Service, prepare_or_fall_back};
+use crate::score::MatrixOptions;
 
 /// A model ready to serve, and what it is called.
 #[derive(Debug)]
@@ -30,6 +33,37 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
         revision: files.revision().map(str::to_owned),
         prepared,
     })
+}
+
+/// No one waits behind a command line but its user, who can interrupt it.
+pub(super) const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A service for one command, which sends one request at a time and has the device alone.
+pub(super) fn start_alone(
+    config: &ModelConfig,
+    name: String,
+    prepared: Prepared,
+    matrices: MatrixOptions,
+) -> Result<Service, Failure> {
+    let options = Options {
+        limits: Limits {
+            max_batch_tokens: config.max_batch_tokens,
+            max_batch_sequences: 512,
+            max_queue_delay: Duration::ZERO,
+        },
+        max_backlog_tokens: Some(usize::MAX),
+        max_requests: 1,
+        tokenizer_threads: config.threads,
+        default_timeout: NO_TIMEOUT,
+        max_timeout: NO_TIMEOUT,
+        device_timeout: config.device_timeout,
+        score_cache_bytes: 0,
+        matrices,
+    };
+    let host = Host::default();
+    host.health.started();
+    Service::start(name, prepared, &options, &host)
+        .map_err(|e| Failure::io("cannot start a thread", e))
 }
 
 /// The hub as the environment has it.

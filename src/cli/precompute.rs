@@ -2,17 +2,15 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Failure;
 use super::hardware::Hardware;
-use super::model::{Opened, open};
+use super::model::{Opened, open, start_alone};
 use super::rerank::read_all;
-use crate::batch::Limits;
 use crate::clock;
 use crate::config::{LateSettings, ModelConfig, ModelSettings};
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
-use crate::rerank::{Host, Options, Service};
+use crate::rerank::Service;
 use crate::tenant::Tenant;
 
 /// Compute the vectors of documents ahead, for a model of late interaction
@@ -43,8 +41,6 @@ pub(super) struct Args {
 
 /// Documents given to the service at a time: what is done is on disk after each.
 const DOCUMENTS_AT_A_TIME: usize = 512;
-/// No one waits behind a command line but its user, who can interrupt it.
-const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let Some(file) = args.late.matrix_file.clone() else {
@@ -57,25 +53,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let hardware = Hardware::find(args.model.device)?;
     let config = ModelConfig::new(args.model, hardware.machine())?;
     let Opened { name, prepared, .. } = open(&config, &hardware)?;
-    let options = Options {
-        limits: Limits {
-            max_batch_tokens: config.max_batch_tokens,
-            max_batch_sequences: 512,
-            max_queue_delay: Duration::ZERO,
-        },
-        max_backlog_tokens: Some(usize::MAX),
-        max_requests: 1,
-        tokenizer_threads: config.threads,
-        default_timeout: NO_TIMEOUT,
-        max_timeout: NO_TIMEOUT,
-        device_timeout: config.device_timeout,
-        score_cache_bytes: 0,
-        matrices,
-    };
-    let host = Host::default();
-    host.health.started();
-    let service = Service::start(name, prepared, &options, &host)
-        .map_err(|e| Failure::io("cannot start", e))?;
+    let service = start_alone(&config, name, prepared, matrices)?;
     let mut tenant = Tenant::anonymous();
     tenant.name = args.tenant;
     precompute(&service, &tenant, &texts, &file)

@@ -2,18 +2,15 @@
 
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Failure;
 use super::hardware::Hardware;
-use super::model::{Opened, open};
-use crate::batch::Limits;
+use super::model::{Opened, open, start_alone};
 use crate::clock;
 use crate::config::{ModelConfig, ModelSettings};
 use crate::request::{Inputs, RerankRequest, RerankResponse, Stamps, Truncation};
-use crate::rerank::{Host, Options, Service};
 use crate::score::MatrixOptions;
 use crate::tenant::Tenant;
 
@@ -47,9 +44,6 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelSettings,
 }
-
-/// No one waits behind a command line but its user, who can interrupt it.
-const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A document and where it came from.
 #[derive(Debug)]
@@ -97,25 +91,7 @@ fn score(
     documents: &[Document],
     max_chunks_per_doc: usize,
 ) -> Result<RerankResponse, Failure> {
-    let options = Options {
-        limits: Limits {
-            max_batch_tokens: config.max_batch_tokens,
-            max_batch_sequences: 512,
-            max_queue_delay: Duration::ZERO,
-        },
-        max_backlog_tokens: Some(usize::MAX),
-        max_requests: 1,
-        tokenizer_threads: config.threads,
-        default_timeout: NO_TIMEOUT,
-        max_timeout: NO_TIMEOUT,
-        device_timeout: config.device_timeout,
-        score_cache_bytes: 0,
-        matrices: MatrixOptions::default(),
-    };
-    let host = Host::default();
-    host.health.started();
-    let service = Service::start(name, prepared, &options, &host)
-        .map_err(|e| Failure::io("cannot start a thread", e))?;
+    let service = start_alone(config, name, prepared, MatrixOptions::default())?;
     let texts = documents.iter().map(|document| document.text.clone()).collect();
     let request = RerankRequest {
         id: String::new(),

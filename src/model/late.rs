@@ -6,17 +6,16 @@
 
 use super::config::{Config, MAX_SIZE};
 use super::head::Head;
+use super::modules::{MODULES, Module, parse};
 use super::parameters::{Bias, Meets, Parameters, Shape};
 use super::source::ModelFiles;
 use super::weights::Weights;
 use crate::engine::{Backend, Epilogue};
 use crate::error::{DeviceError, ModelError};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 const STANFORD: &str = "artifact.metadata";
-const MODULES: &str = "modules.json";
 const PYLATE: &str = "config_sentence_transformers.json";
 /// The projection's tensor in both layouts.
 const LINEAR: &str = "linear";
@@ -123,7 +122,7 @@ impl Late {
 /// # Errors
 /// What a file says wrongly, or what there is no code for.
 pub(super) fn head(files: &ModelFiles) -> Result<Option<Head>, ModelError> {
-    if let Some(metadata) = read_json::<Metadata>(files, STANFORD)? {
+    if let Some(metadata) = parse::<Metadata>(files, STANFORD)? {
         return metadata.late().map(|late| Some(Head::Late(late)));
     }
     Ok(pylate(files)?.map(Head::Late))
@@ -136,14 +135,6 @@ pub(super) fn head(files: &ModelFiles) -> Result<Option<Head>, ModelError> {
 pub(super) fn required_head(files: &ModelFiles, _config: &Config) -> Result<Head, ModelError> {
     files.require(STANFORD)?;
     head(files)?.ok_or_else(|| ModelError::invalid(STANFORD, "file", "it went while loading"))
-}
-
-fn read_json<T: DeserializeOwned>(files: &ModelFiles, file: &str) -> Result<Option<T>, ModelError> {
-    let parse = |json: super::source::Blob| {
-        serde_json::from_slice(&json)
-            .map_err(|error| ModelError::invalid(file, "json", error.to_string()))
-    };
-    files.read(file)?.map(parse).transpose()
 }
 
 fn check_length(file: &str, field: &str, length: usize) -> Result<usize, ModelError> {
@@ -212,14 +203,6 @@ impl Metadata {
     }
 }
 
-#[derive(Deserialize)]
-struct Module {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    path: String,
-}
-
 /// `config.json` of a PyLate projection.
 #[derive(Deserialize)]
 struct Dense {
@@ -260,7 +243,7 @@ impl Default for Settings {
 }
 
 fn pylate(files: &ModelFiles) -> Result<Option<Late>, ModelError> {
-    let Some(modules) = read_json::<Vec<Module>>(files, MODULES)? else { return Ok(None) };
+    let Some(modules) = parse::<Vec<Module>>(files, MODULES)? else { return Ok(None) };
     let kinds = modules.iter().map(|module| module.kind.rsplit('.').next().unwrap_or_default());
     // With pooling it gives a vector a text.
     let [transformer, dense] = modules.as_slice() else { return Ok(None) };
@@ -268,7 +251,7 @@ fn pylate(files: &ModelFiles) -> Result<Option<Late>, ModelError> {
         return Ok(None);
     }
     let dim = read_dense(files, &format!("{}/config.json", dense.path))?;
-    let settings = read_json::<Settings>(files, PYLATE)?.unwrap_or_default();
+    let settings = parse::<Settings>(files, PYLATE)?.unwrap_or_default();
     let reading = |marker: &Option<String>, default: &str, field: &str, length| {
         let marker = marker.clone().unwrap_or_else(|| default.to_owned());
         let max_length = check_length(PYLATE, field, length)?;
@@ -299,7 +282,7 @@ fn pylate(files: &ModelFiles) -> Result<Option<Late>, ModelError> {
 /// The width of the projection's result.
 fn read_dense(files: &ModelFiles, file: &str) -> Result<usize, ModelError> {
     files.require(file)?;
-    let dense: Option<Dense> = read_json(files, file)?;
+    let dense: Option<Dense> = parse(files, file)?;
     let dense = dense.ok_or_else(|| ModelError::invalid(file, "file", "it went while loading"))?;
     let activation = dense.activation_function.as_deref().unwrap_or("Identity");
     let unsupported = match activation.rsplit('.').next() {

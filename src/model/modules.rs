@@ -13,18 +13,19 @@ use crate::error::ModelError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-const MODULES: &str = "modules.json";
+pub(super) const MODULES: &str = "modules.json";
 /// The folder of the pooling module where `modules.json` does not say otherwise.
 const POOLING_FOLDER: &str = "1_Pooling";
 /// Of a norm's module, which says none.
 const NORM_EPS: f32 = 1e-5;
 
+/// An entry of `modules.json`.
 #[derive(Deserialize)]
-struct Module {
+pub(super) struct Module {
     #[serde(rename = "type")]
-    kind: String,
+    pub(super) kind: String,
     #[serde(default)]
-    path: String,
+    pub(super) path: String,
 }
 
 /// `pooling_mode` by name, and its older form of one flag a mode.
@@ -261,7 +262,14 @@ fn read_pooling(files: &ModelFiles, file: &str) -> Result<Pooling, ModelError> {
     }
 }
 
-fn parse<T: DeserializeOwned>(files: &ModelFiles, file: &str) -> Result<Option<T>, ModelError> {
+/// A JSON file; `None` if there is none.
+///
+/// # Errors
+/// It is no JSON, or not of the fields that are read.
+pub(super) fn parse<T: DeserializeOwned>(
+    files: &ModelFiles,
+    file: &str,
+) -> Result<Option<T>, ModelError> {
     let Some(json) = files.read(file)? else { return Ok(None) };
     let parsed = serde_json::from_slice(&json);
     parsed.map(Some).map_err(|error| ModelError::invalid(file, "json", error.to_string()))
