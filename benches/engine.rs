@@ -5,7 +5,7 @@
 
 mod measure;
 
-use measure::{best_cpu_time, best_time, gflops, peak_gflops};
+use measure::{best_cpu_time, best_time, gflops, peak_gflops, peak_with_numbers};
 use rerankd::engine::Dtype;
 use rerankd::engine::cpu::Isa;
 use rerankd::engine::packed::Packed;
@@ -39,6 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut model = load(&files, &options)?;
         let scorer = &mut model.scorers[0];
         println!("{}, {}: peak {:.0} GFLOP/s", model.device, dtype.name(), peak * threads as f64);
+        if let Some(peak) = peak_with_numbers(Isa::detect(), dtype) {
+            println!("  with numbers in the tiles {:.0}", peak * threads as f64);
+        }
         for (name, lens) in mixes() {
             let mut batch = Packed::with_capacity(0, 0);
             for len in &lens {

@@ -5,13 +5,14 @@
 
 mod measure;
 
-use measure::{best_cpu_time, gflops, peak_gflops};
+use measure::{best_cpu_time, gflops, peak_gflops, peak_with_numbers};
 use rerankd::engine::cpu::{Cpu, Isa, Linear, Rows};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{
-    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, NormKind,
-    Queries,
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, MaxSim, NormInit,
+    NormKind, Queries,
 };
+use rerankd::score::Format;
 
 const ROWS: usize = 128;
 const HIDDEN: usize = 384;
@@ -85,12 +86,13 @@ fn measure(isa: Isa, dtype: Dtype) {
     late_interaction(&cpu, runs / 10 + 1, peak);
 }
 
-/// A query of 32 vectors and 1,000 documents of 180, all of 128 numbers: each in its own memory, as a store has them,
-/// and the same document over and over, as it is while it is in cache.
+/// A query of 32 vectors and 1,000 documents of 180, all of 128 numbers: one after another in memory, larger than the
+/// caches; a group of ten over and over; and from the bytes that a store keeps.
 fn late_interaction(cpu: &Cpu, runs: usize, peak: f64) {
     const DIM: usize = 128;
     const QUERY: usize = 32;
     const DOCUMENT: usize = 180;
+    const GROUP: usize = 10;
     if cpu.dtype() != Dtype::F32 && !cpu.compares_bf16() {
         return;
     }
@@ -98,29 +100,42 @@ fn late_interaction(cpu: &Cpu, runs: usize, peak: f64) {
     let values = |seed: usize, num: usize| -> Vec<f32> {
         (0..num * DIM).map(|i| ((i * 31 + seed * 7 + i / DIM) % 23) as f32 * 0.01 - 0.1).collect()
     };
-    let query = cpu.query(&values(1, QUERY), DIM);
-    let wide: Vec<Vec<f32>> = (0..num_documents).map(|i| values(i, DOCUMENT)).collect();
-    let narrow = |document: &Vec<f32>| {
-        let mut narrow = cpu.bf16_document(DOCUMENT, DIM);
-        cpu.narrow_rows(document, DIM, &mut narrow);
-        narrow
+    let query_vectors = values(1, QUERY);
+    let query = cpu.query(&query_vectors, DIM);
+    let documents = |num: usize| {
+        let mut documents = cpu.documents(DIM, num * DOCUMENT);
+        (0..num)
+            .for_each(|i| cpu.add_document(&mut documents, |to| to.extend(values(i, DOCUMENT))));
+        documents
     };
-    let is_narrow = cpu.compares_bf16();
-    let narrow: Vec<_> = wide.iter().filter(|_| is_narrow).map(narrow).collect();
     let flops = (2 * num_documents * DOCUMENT * QUERY * DIM) as f64;
-    for (name, in_cache) in [("late interaction, memory", false), ("late interaction, cache", true)]
-    {
-        let place = |i: usize| if in_cache { 0 } else { i };
-        let time = best_cpu_time(runs, || {
-            let sums = (0..num_documents).map(|i| match is_narrow {
-                true => cpu.best_of_bf16(&query, &narrow[place(i)]),
-                false => cpu.best_of(&query, &wide[place(i)]),
-            });
-            std::hint::black_box(sums.sum::<f32>());
+    let numbers = peak_with_numbers(cpu.isa(), cpu.dtype());
+    let report = |name: &str, work: &mut dyn FnMut()| {
+        let time = best_cpu_time(runs, work);
+        let (speed, ms) = (gflops(flops, time), time.as_secs_f64() * 1e3);
+        let of_numbers = numbers.map(|peak| format!(", {:.1}% with numbers", 100.0 * speed / peak));
+        let (share, of_numbers) = (100.0 * speed / peak, of_numbers.unwrap_or_default());
+        println!("  {name:28} {speed:7.1} GFLOP/s  {share:5.1}% of peak{of_numbers}, {ms:.2} ms");
+    };
+    let near = documents(GROUP);
+    report("late interaction, cache", &mut || {
+        for _ in 0..num_documents / GROUP {
+            std::hint::black_box(cpu.best_of(&query, &near));
+        }
+    });
+    let far = documents(num_documents);
+    report("late interaction, memory", &mut || {
+        std::hint::black_box(cpu.best_of(&query, &far));
+    });
+    for format in [Format::F32, Format::F16, Format::Int8, Format::Bits2] {
+        let kept = |i: usize| format.encode(&values(i, DOCUMENT), DIM);
+        let kept: Vec<Vec<u8>> = (0..num_documents).map(kept).collect();
+        report(&format!("late interaction, from {}", format.name()), &mut || {
+            let read = &mut |i: usize, to: &mut Vec<f32>| assert!(format.decode(&kept[i], DIM, to));
+            std::hint::black_box(
+                cpu.max_sim(&query_vectors, DIM, num_documents, read).expect("sums"),
+            );
         });
-        let speed = gflops(flops, time);
-        let (share, ms) = (100.0 * speed / peak, time.as_secs_f64() * 1e3);
-        println!("  {name:28} {speed:7.1} GFLOP/s  {share:5.1}% of peak, {ms:.2} ms");
     }
 }
 

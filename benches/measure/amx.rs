@@ -11,11 +11,12 @@ pub(crate) fn products(dtype: Dtype) -> usize {
     4 * 16 * 16 * if dtype == Dtype::Int8 { 64 } else { 32 }
 }
 
-/// Four products of whole tiles a round, into four sums.
+/// Four products of whole tiles a round, into four sums: of tiles whose bytes are all `fill`.
 ///
 /// # Safety
 /// The system lets this process use AMX.
-pub(crate) unsafe fn multiply(dtype: Dtype, rounds: usize) {
+pub(crate) unsafe fn multiply(dtype: Dtype, fill: u8, rounds: usize) {
+    let tile = [fill; 1024];
     let mut palette = Palette([0; 64]);
     palette.0[0] = 1;
     for tile in 0..8 {
@@ -37,9 +38,17 @@ pub(crate) unsafe fn multiply(dtype: Dtype, rounds: usize) {
             )
         };
     }
-    // SAFETY: the palette is valid and configures zeroed tiles; `rounds` is not zero.
+    // SAFETY: the palette is valid, a tile's memory is a whole tile, and `rounds` is not zero.
     unsafe {
         asm!("ldtilecfg [{}]", in(reg) &palette);
+        asm!(
+            "tileloadd tmm4, [{tile} + {row} * 1]",
+            "tileloadd tmm5, [{tile} + {row} * 1]",
+            "tileloadd tmm6, [{tile} + {row} * 1]",
+            "tileloadd tmm7, [{tile} + {row} * 1]",
+            tile = in(reg) &tile, row = in(reg) 64usize,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+        );
         if dtype == Dtype::Int8 {
             rounds!("tdpbusd");
         } else {

@@ -19,7 +19,7 @@ pub(super) struct Kernels {
     pub(super) gate: unsafe fn(&GateArgs),
     pub(super) rotate: unsafe fn(&RotateArgs),
     pub(super) head_norm: unsafe fn(&HeadNormArgs),
-    pub(super) max_sim: unsafe fn(&MaxSimArgs),
+    pub(super) max_sim: unsafe fn(&MaxSimArgs<'_>),
 }
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
@@ -195,18 +195,19 @@ pub(super) struct HeadNormArgs<U = f32> {
     pub(super) eps: f32,
 }
 
-/// `best[i]` is the largest product of vector `i` of the panels with a row.
+/// `best[document][i]` is the largest product of vector `i` of the panels with a row of the document; of a document
+/// without rows it stays as it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct MaxSimArgs {
-    /// `[num_rows, k]`, rows `stride` floats apart.
+pub(super) struct MaxSimArgs<'a> {
+    /// `[num_rows, k]`, documents one after another.
     pub(super) rows: *const f32,
-    pub(super) stride: usize,
-    pub(super) num_rows: usize,
     pub(super) k: usize,
+    /// Where each document ends, in rows: never before the one in front of it.
+    pub(super) ends: &'a [usize],
     /// `[num_panels][k][panel]`
     pub(super) panels: *const f32,
     pub(super) num_panels: usize,
-    /// `[num_panels * panel]`
+    /// `[num_documents][num_panels * panel]`
     pub(super) best: *mut f32,
 }
 
@@ -264,7 +265,7 @@ macro_rules! kernel_table {
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn max_sim(args: &MaxSimArgs) {
+            pub(super) unsafe fn max_sim(args: &MaxSimArgs<'_>) {
                 // SAFETY: as above.
                 unsafe { max_sim::max_sim::<$simd, $rows, $vectors>(args) }
             }

@@ -1,17 +1,21 @@
 //! Late interaction: of each vector of a query the best similarity with a document's, and their sum.
 //!
-//! A document is the left side of a matrix product whose right side, the query, is one panel or a few: a tile's
-//! similarities are folded into the maxima while they are in registers, and are never stored. Every similarity is
-//! one chain over the columns, a maximum has no order, and the sum over the query's vectors has a fixed one.
+//! Documents are the left side of a matrix product whose right side, the query, is one panel or a few: a tile's
+//! similarities are folded into the maxima while they are near, and are never stored. Every similarity is one
+//! chain over the columns, a maximum has no order, and the sum over the query's vectors has a fixed one.
 
 use super::Cpu;
 use super::buffer::Buffer;
 use super::gemm::tile_height;
 use super::kernels::MaxSimArgs;
 use super::narrow::{self, BLOCK_ROWS, EncodeArgs, STEP_DWORDS, Source, Target};
-use super::simd::Simd;
+use super::simd::{MAX_LANES, Simd};
 use crate::engine::{Dtype, MaxSim, Read};
 use crate::error::DeviceError;
+
+/// Vectors of documents, and documents, that are compared at a time: they stay in a core's second-level cache, and
+/// what the last block has too many rows is little beside them.
+const GROUP: usize = 2048;
 
 /// The vectors of a query, laid out for the kernels of one [`Cpu`].
 #[derive(Debug)]
@@ -29,33 +33,42 @@ enum Panels {
     Bf16(Buffer<u16>),
 }
 
-impl Query {
-    pub fn num_vectors(&self) -> usize {
-        self.num_vectors
-    }
+/// The vectors of documents, one after another, as the kernels of one [`Cpu`] read them.
+#[derive(Debug)]
+pub struct Documents {
+    dim: usize,
+    /// `[num_rows, dim]`; in bf16 the document that is being written alone.
+    wide: Vec<f32>,
+    /// `[num_rows, padded(dim)]` and room for whole blocks.
+    half: Option<Buffer<u16>>,
+    /// Where each document ends, in rows.
+    ends: Vec<usize>,
 }
 
-/// The vectors of a document as the kernel of [`Cpu::best_of_bf16`] reads them.
-#[derive(Debug)]
-pub struct Bf16Document {
-    rows: Buffer<u16>,
-    num_rows: usize,
-    stride: usize,
+impl Documents {
+    fn num_rows(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    pub fn clear(&mut self) {
+        self.wide.clear();
+        self.ends.clear();
+    }
 }
 
 impl Cpu {
     /// Lays out a query of `[num_vectors, dim]`.
     pub fn query(&self, vectors: &[f32], dim: usize) -> Query {
         let num_vectors = vectors.len() / dim;
-        let narrow = self.narrow.max_sim.filter(|_| self.dtype != Dtype::F32);
-        let panel = if narrow.is_some() { self.narrow.panel } else { self.kernels.panel };
+        let narrow = self.narrow_max_sim().is_some();
+        let panel = if narrow { self.narrow.panel } else { self.kernels.panel };
         let num_panels = num_vectors.div_ceil(panel);
         // The place of column `d` of vector `i`.
         let place = |i: usize, d: usize, k: usize, group: usize| {
             ((i / panel * k + d) / group * panel + i % panel) * group + d % group
         };
         let rows = vectors.chunks_exact(dim).enumerate();
-        let panels = if narrow.is_some() {
+        let panels = if narrow {
             let k = padded(dim);
             let mut panels = Buffer::zeroed(num_panels * k * panel);
             for (i, row) in rows {
@@ -72,108 +85,107 @@ impl Cpu {
         Query { dim, num_vectors, panels }
     }
 
-    /// The sum of the best similarities with a document of `[num_rows, dim]`; zero if it has no vectors.
-    ///
-    /// # Panics
-    /// If the query was laid out for other kernels.
-    pub fn best_of(&self, query: &Query, document: &[f32]) -> f32 {
-        let num_rows = document.len() / query.dim;
-        match &query.panels {
-            Panels::F32(panels) => {
-                let panel = self.kernels.panel;
-                let num_panels = query.num_vectors.div_ceil(panel);
-                assert_eq!(
-                    panels.len(),
-                    num_panels * query.dim * panel,
-                    "a query of these kernels"
-                );
-                let mut best = vec![f32::NEG_INFINITY; num_panels * panel];
-                let args = MaxSimArgs {
-                    rows: document.as_ptr(),
-                    stride: query.dim,
-                    num_rows,
-                    k: query.dim,
-                    panels: panels.as_ptr(),
-                    num_panels,
-                    best: best.as_mut_ptr(),
-                };
-                // SAFETY: `with_isa` asked the CPU; the panels and the maxima are whole, and the document has
-                // `num_rows` rows of `dim`.
-                unsafe { (self.kernels.max_sim)(&args) };
-                sum(&best, query.num_vectors, num_rows)
-            }
-            Panels::Bf16(_) => {
-                let mut narrow = self.bf16_document(num_rows, query.dim);
-                self.narrow_rows(document, query.dim, &mut narrow);
-                self.best_of_bf16(query, &narrow)
-            }
-        }
+    /// Room for documents of `max_rows` vectors of `dim`; more find room when they come.
+    pub fn documents(&self, dim: usize, max_rows: usize) -> Documents {
+        let half = self.narrow_max_sim().map(|_| halves(dim, max_rows));
+        let wide = if half.is_some() { 0 } else { max_rows * dim };
+        Documents { dim, wide: Vec::with_capacity(wide), half, ends: Vec::new() }
     }
 
-    /// Room for a document of so many vectors in bf16.
-    pub fn bf16_document(&self, max_rows: usize, dim: usize) -> Bf16Document {
-        let stride = padded(dim);
-        let blocks = max_rows.next_multiple_of(BLOCK_ROWS);
-        Bf16Document { rows: Buffer::zeroed(blocks * stride), num_rows: 0, stride }
-    }
-
-    /// Writes a document of `[num_rows, dim]` as bf16.
-    pub fn narrow_rows(&self, document: &[f32], dim: usize, out: &mut Bf16Document) {
-        let num_rows = document.len() / dim;
-        if num_rows * out.stride > out.rows.len() {
-            *out = self.bf16_document(num_rows, dim);
+    /// Adds the document whose vectors, `[num_vectors, dim]`, `read` appends.
+    pub fn add_document(&self, documents: &mut Documents, read: impl FnOnce(&mut Vec<f32>)) {
+        let begin = documents.num_rows();
+        let Some(half) = &mut documents.half else {
+            read(&mut documents.wide);
+            documents.ends.push(documents.wide.len() / documents.dim);
+            return;
+        };
+        documents.wide.clear();
+        read(&mut documents.wide);
+        let (dim, stride) = (documents.dim, padded(documents.dim));
+        let end = begin + documents.wide.len() / dim;
+        documents.ends.push(end);
+        if end.next_multiple_of(BLOCK_ROWS) * stride > half.len() {
+            let mut larger = halves(dim, 2 * end);
+            larger[..begin * stride].copy_from_slice(&half[..begin * stride]);
+            *half = larger;
         }
-        out.num_rows = num_rows;
-        let stride = out.stride;
+        let rows = &mut half[begin * stride..end * stride];
         if stride == dim {
             // Without padding all rows are one, of whole vectors.
-            let width = num_rows * dim;
             let args = EncodeArgs {
-                from: Source::F32(document.as_ptr()),
-                to: Target::Bf16(out.rows.as_mut_ptr()),
+                from: Source::F32(documents.wide.as_ptr()),
+                to: Target::Bf16(rows.as_mut_ptr()),
                 rows: 1,
-                width,
-                stride: width,
+                width: rows.len(),
+                stride: rows.len(),
             };
             // SAFETY: `with_isa` asked the CPU; both have `width` numbers, a multiple of a step.
             unsafe { (self.narrow.encode)(&args) };
             return;
         }
-        for (to, from) in out.rows.chunks_exact_mut(stride).zip(document.chunks_exact(dim)) {
+        for (to, from) in rows.chunks_exact_mut(stride).zip(documents.wide.chunks_exact(dim)) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16(*from));
         }
     }
 
-    /// As [`Self::best_of`], in bf16 with sums in f32.
+    /// For each document the sum of the best similarities; zero if it has no vectors.
     ///
     /// # Panics
-    /// If the query was laid out for other kernels, or these have none for bf16.
-    pub fn best_of_bf16(&self, query: &Query, document: &Bf16Document) -> f32 {
-        let (Panels::Bf16(panels), Some(kernel)) = (&query.panels, self.narrow.max_sim) else {
-            panic!("a query in bf16, and kernels for it");
+    /// If the query or the documents were laid out for other kernels.
+    pub fn best_of(&self, query: &Query, documents: &Documents) -> Vec<f32> {
+        assert_eq!(documents.dim, query.dim, "vectors of one size");
+        let (dim, ends) = (query.dim, documents.ends.as_slice());
+        let width = match (&query.panels, &documents.half, self.narrow_max_sim()) {
+            (Panels::F32(_), None, None) => self.kernels.panel,
+            (Panels::Bf16(_), Some(_), Some(_)) => self.narrow.panel,
+            _ => panic!("a query and documents of these kernels"),
         };
-        let (panel, k) = (self.narrow.panel, padded(query.dim));
-        let num_panels = query.num_vectors.div_ceil(panel);
-        assert_eq!(panels.len(), num_panels * k * panel, "a query of these kernels");
-        assert_eq!(document.stride, k, "vectors of one size");
-        let mut best = vec![f32::NEG_INFINITY; num_panels * panel];
-        let args = narrow::MaxSimArgs {
-            rows: document.rows.as_ptr(),
-            stride: document.stride,
-            num_rows: document.num_rows,
-            steps: k / 2 / STEP_DWORDS,
-            panels: panels.as_ptr(),
-            num_panels,
-            best: best.as_mut_ptr(),
-        };
-        // SAFETY: `with_isa` asked the CPU; panels and maxima are whole, and so are the document's blocks of rows.
-        unsafe { kernel(&args) };
-        sum(&best, query.num_vectors, document.num_rows)
+        let num_panels = query.num_vectors.div_ceil(width);
+        // A document without vectors leaves its zeros.
+        let mut best = vec![0.0; ends.len() * num_panels * width];
+        match (&query.panels, &documents.half, self.narrow_max_sim()) {
+            (Panels::Bf16(panels), Some(half), Some(kernel)) => {
+                assert_eq!(panels.len(), num_panels * padded(dim) * width, "whole panels");
+                let args = narrow::MaxSimArgs {
+                    rows: half.as_ptr(),
+                    steps: padded(dim) / 2 / STEP_DWORDS,
+                    ends,
+                    panels: panels.as_ptr(),
+                    num_panels,
+                    best: best.as_mut_ptr(),
+                };
+                // SAFETY: `with_isa` asked the CPU; panels and maxima are whole, and there is room for whole
+                // blocks of the rows up to the last end.
+                unsafe { kernel(&args) };
+            }
+            (Panels::F32(panels), ..) => {
+                assert_eq!(panels.len(), num_panels * dim * width, "whole panels");
+                assert_eq!(documents.wide.len(), documents.num_rows() * dim, "whole documents");
+                let rows = documents.wide.as_ptr();
+                let panels = panels.as_ptr();
+                let best = best.as_mut_ptr();
+                let args = MaxSimArgs { rows, k: dim, ends, panels, num_panels, best };
+                // SAFETY: `with_isa` asked the CPU; the panels and the maxima are whole, and the documents have
+                // as many rows as the last end says.
+                unsafe { (self.kernels.max_sim)(&args) };
+            }
+            _ => unreachable!("compared above"),
+        }
+        let of_one = best.chunks_exact((num_panels * width).max(1));
+        let mut sums: Vec<f32> = of_one.map(|best| sum(&best[..query.num_vectors])).collect();
+        // A query of no vectors has no maxima.
+        sums.resize(ends.len(), 0.0);
+        sums
     }
 
     /// Whether documents are compared in bf16.
     pub fn compares_bf16(&self) -> bool {
-        self.dtype != Dtype::F32 && self.narrow.max_sim.is_some()
+        self.narrow_max_sim().is_some()
+    }
+
+    fn narrow_max_sim(&self) -> Option<unsafe fn(&narrow::MaxSimArgs)> {
+        self.narrow.max_sim.filter(|_| self.dtype != Dtype::F32)
     }
 }
 
@@ -186,24 +198,38 @@ impl MaxSim for Cpu {
         read: &mut Read<'_>,
     ) -> Result<Vec<f32>, DeviceError> {
         let query = self.query(query, dim);
-        let (mut document, mut narrow) = (Vec::new(), self.bf16_document(0, dim));
-        let score = |i| {
-            document.clear();
-            read(i, &mut document);
-            if self.compares_bf16() {
-                self.narrow_rows(&document, dim, &mut narrow);
-                self.best_of_bf16(&query, &narrow)
-            } else {
-                self.best_of(&query, &document)
+        let mut documents = self.documents(dim, GROUP);
+        let mut sums = Vec::with_capacity(num_documents);
+        for i in 0..num_documents {
+            self.add_document(&mut documents, |out| read(i, out));
+            let is_last = i + 1 == num_documents;
+            if is_last || documents.num_rows() + documents.ends.len() >= GROUP {
+                sums.extend(self.best_of(&query, &documents));
+                documents.clear();
             }
-        };
-        Ok((0..num_documents).map(score).collect())
+        }
+        Ok(sums)
     }
 }
 
-/// The maxima of the query's vectors, in their order.
-fn sum(best: &[f32], num_vectors: usize, num_rows: usize) -> f32 {
-    if num_rows == 0 { 0.0 } else { best[..num_vectors].iter().sum() }
+/// The sum in a fixed order: lane by lane, then of the lanes in halves.
+fn sum(best: &[f32]) -> f32 {
+    let mut lanes = [0f32; MAX_LANES];
+    for best in best.chunks(MAX_LANES) {
+        lanes.iter_mut().zip(best).for_each(|(lane, best)| *lane += best);
+    }
+    let mut half = MAX_LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+fn halves(dim: usize, max_rows: usize) -> Buffer<u16> {
+    Buffer::zeroed(max_rows.next_multiple_of(BLOCK_ROWS) * padded(dim))
 }
 
 /// Columns in whole steps of the narrow kernels.
@@ -215,20 +241,23 @@ fn bf16(x: f32) -> u16 {
     half::bf16::from_f32(x).to_bits()
 }
 
-/// Folds the similarities of `M` rows with a panel into `best`.
+/// Folds the similarities of `M` rows with a panel into `best`, and fetches the rows some tiles ahead: from memory
+/// they come as fast as they are used only if they are asked for in their order, and early.
 ///
 /// # Safety
-/// The CPU has the instruction set; `rows` is valid for `M` rows of `k` floats `stride` apart, `panel` for
-/// `[k, NV * LANES]`.
+/// The CPU has the instruction set; `rows` is valid for `M` rows of `k` floats, `panel` for `[k, NV * LANES]`.
 #[inline(always)]
 unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
     k: usize,
     rows: *const f32,
-    stride: usize,
     panel: *const f32,
     best: &mut [S::V; NV],
 ) {
-    // SAFETY: all offsets stay below M rows, k columns and one panel, which the caller vouches for.
+    const TILES_AHEAD: usize = 3;
+    const FLOATS_PER_LINE: usize = 16;
+    let ahead = rows.wrapping_add(TILES_AHEAD * M * k);
+    // SAFETY: all offsets stay below M rows, k columns and one panel, which the caller vouches for; a fetch beyond
+    // them has no effect.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; M];
         let mut b = panel;
@@ -237,8 +266,9 @@ unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
             for (j, column) in columns.iter_mut().enumerate() {
                 *column = S::load(b.add(j * S::LANES));
             }
+            S::prefetch(ahead.wrapping_add(p * FLOATS_PER_LINE));
             for (i, row) in sums.iter_mut().enumerate() {
-                let x = S::splat(*rows.add(i * stride + p));
+                let x = S::splat(*rows.add(i * k + p));
                 for (j, sum) in row.iter_mut().enumerate() {
                     *sum = S::fma(x, columns[j], *sum);
                 }
@@ -256,34 +286,41 @@ unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
 /// # Safety
 /// The CPU has the instruction set; `args` describes valid memory and `best` overlaps nothing else.
 #[inline(always)]
-pub(super) unsafe fn max_sim<S: Simd, const MR: usize, const NV: usize>(args: &MaxSimArgs) {
-    let MaxSimArgs { rows, stride, num_rows, k, panels, num_panels, best } = *args;
+pub(super) unsafe fn max_sim<S: Simd, const MR: usize, const NV: usize>(args: &MaxSimArgs<'_>) {
+    let MaxSimArgs { rows, k, ends, panels, num_panels, best } = *args;
     let width = NV * S::LANES;
-    let height = tile_height(num_rows, MR);
-    for panel_idx in 0..num_panels {
-        // SAFETY: a panel below `num_panels`, and tiles of the rows.
-        unsafe {
-            let panel = panels.add(panel_idx * k * width);
-            let out = best.add(panel_idx * width);
-            let mut best = [S::splat(f32::NEG_INFINITY); NV];
-            let mut row = 0;
-            while row < num_rows {
-                let tile_rows = height.min(num_rows - row);
-                let from = rows.add(row * stride);
-                macro_rules! dispatch {
-                    ($($m:literal)*) => {
-                        match tile_rows {
-                            $($m if $m <= MR => tile::<S, $m, NV>(k, from, stride, panel, &mut best),)*
-                            _ => unreachable!("a tile has 1 to {MR} rows"),
-                        }
-                    };
-                }
-                dispatch!(14 13 12 11 10 9 8 7 6 5 4 3 2 1);
-                row += tile_rows;
+    let mut begin = 0;
+    for (document, end) in ends.iter().enumerate() {
+        for panel_idx in 0..num_panels {
+            if begin == *end {
+                continue;
             }
-            for (j, best) in best.iter().enumerate() {
-                S::store(out.add(j * S::LANES), *best);
+            let height = tile_height(end - begin, MR);
+            // SAFETY: a panel below `num_panels`, and tiles of the document's rows.
+            unsafe {
+                let panel = panels.add(panel_idx * k * width);
+                let mut maxima = [S::splat(f32::NEG_INFINITY); NV];
+                let mut row = begin;
+                while row < *end {
+                    let tile_rows = height.min(end - row);
+                    let from = rows.add(row * k);
+                    macro_rules! dispatch {
+                        ($($m:literal)*) => {
+                            match tile_rows {
+                                $($m if $m <= MR => tile::<S, $m, NV>(k, from, panel, &mut maxima),)*
+                                _ => unreachable!("a tile has 1 to {MR} rows"),
+                            }
+                        };
+                    }
+                    dispatch!(14 13 12 11 10 9 8 7 6 5 4 3 2 1);
+                    row += tile_rows;
+                }
+                let out = best.add((document * num_panels + panel_idx) * width);
+                for (j, maximum) in maxima.iter().enumerate() {
+                    S::store(out.add(j * S::LANES), *maximum);
+                }
             }
         }
+        begin = *end;
     }
 }

@@ -33,7 +33,7 @@ mod weight;
 
 pub use attend::Scratch;
 pub use isa::Isa;
-pub use max_sim::{Bf16Document, Query};
+pub use max_sim::{Documents, Query};
 pub use relative::Relative;
 pub use rows::Rows;
 pub use weight::{Embeddings, Linear, Norm, Rope};

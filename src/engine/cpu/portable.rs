@@ -26,21 +26,26 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 /// # Safety
 /// `args` describes valid memory and `best` overlaps nothing else.
-unsafe fn max_sim(args: &MaxSimArgs) {
-    for i in 0..args.num_panels * PANEL {
-        let mut best = f32::NEG_INFINITY;
-        for row in 0..args.num_rows {
-            let product = |d: usize| {
-                // SAFETY: a column below `k` of a row below `num_rows`, and of a vector of the panels.
-                unsafe {
-                    *args.rows.add(row * args.stride + d)
-                        * *args.panels.add((i / PANEL * args.k + d) * PANEL + i % PANEL)
-                }
-            };
-            best = best.max((0..args.k).map(product).sum());
+unsafe fn max_sim(args: &MaxSimArgs<'_>) {
+    let num_vectors = args.num_panels * PANEL;
+    let mut begin = 0;
+    for (document, end) in args.ends.iter().enumerate() {
+        for i in (0..num_vectors).take_while(|_| begin < *end) {
+            let mut best = f32::NEG_INFINITY;
+            for row in begin..*end {
+                let product = |d: usize| {
+                    // SAFETY: a column below `k` of a row of the document, and of a vector of the panels.
+                    unsafe {
+                        *args.rows.add(row * args.k + d)
+                            * *args.panels.add((i / PANEL * args.k + d) * PANEL + i % PANEL)
+                    }
+                };
+                best = best.max((0..args.k).map(product).sum());
+            }
+            // SAFETY: the caller lends a float for each document and vector of the panels.
+            unsafe { *args.best.add(document * num_vectors + i) = best };
         }
-        // SAFETY: the caller lends a float for each vector of the panels.
-        unsafe { *args.best.add(i) = best };
+        begin = *end;
     }
 }
 

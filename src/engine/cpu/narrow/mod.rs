@@ -41,7 +41,7 @@ pub(super) struct Kernels {
     pub(super) rotate: unsafe fn(&RotateArgs<u16>),
     pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
     /// Late interaction in bf16, where that is faster than in f32.
-    pub(super) max_sim: Option<unsafe fn(&MaxSimArgs)>,
+    pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_>)>,
 }
 
 /// How the bytes of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no
@@ -110,19 +110,20 @@ pub(super) struct EncodeArgs {
     pub(super) stride: usize,
 }
 
-/// `best[i]` is the largest product of vector `i` of the panels with a row.
+/// `best[document][i]` is the largest product of vector `i` of the panels with a row of the document; of a document
+/// without rows it stays as it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct MaxSimArgs {
-    /// `[num_rows, steps * STEP_DWORDS]` pairs of bf16; whole blocks of [`BLOCK_ROWS`] rows may be read.
+pub(super) struct MaxSimArgs<'a> {
+    /// `[num_rows, steps * STEP_DWORDS]` pairs of bf16, documents one after another; whole blocks of
+    /// [`BLOCK_ROWS`] rows may be read.
     pub(super) rows: *const u16,
-    /// In numbers.
-    pub(super) stride: usize,
-    pub(super) num_rows: usize,
     pub(super) steps: usize,
+    /// Where each document ends, in rows: never before the one in front of it.
+    pub(super) ends: &'a [usize],
     /// `[num_panels][steps * STEP_DWORDS][panel]` pairs of bf16.
     pub(super) panels: *const u16,
     pub(super) num_panels: usize,
-    /// `[num_panels * panel]`
+    /// `[num_documents][num_panels * panel]`
     pub(super) best: *mut f32,
 }
 

@@ -117,18 +117,25 @@ macro_rules! tiles {
     };
 }
 
-/// Rows come by `tileloaddt1`: they are read once a panel, and must not drive the panel out of the
-/// first-level cache.
+/// How rows come to the tiles.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// By `tileloaddt1`: they are read once a panel, and must not drive the panel out of the first-level cache.
+    Far,
+    /// By `tileloadd`: the panel is small, and rows that are in the first-level cache come faster.
+    Near,
+}
+
 macro_rules! multiply {
-    ($operands:ident, $product:literal) => {
+    ($operands:ident, $load:literal, $product:literal) => {
         tiles!(
             $operands,
             [
-                "tileloaddt1 tmm4, [{r0} + {row} * 1]",
+                concat!($load, " tmm4, [{r0} + {row} * 1]"),
                 "tileloadd tmm6, [{c0} + {column} * 1]",
                 "tileloadd tmm7, [{c1} + {column} * 1]",
                 concat!($product, " tmm0, tmm4, tmm6"),
-                "tileloaddt1 tmm5, [{r1} + {row} * 1]",
+                concat!($load, " tmm5, [{r1} + {row} * 1]"),
                 concat!($product, " tmm1, tmm4, tmm7"),
                 concat!($product, " tmm2, tmm5, tmm6"),
                 concat!($product, " tmm3, tmm5, tmm7"),
@@ -138,11 +145,11 @@ macro_rules! multiply {
 }
 
 macro_rules! exchange {
-    ($operands:ident, $product:literal, $out:ident, $out_bytes:ident) => {
+    ($operands:ident, $load:literal, $product:literal, $out:ident, $out_bytes:ident) => {
         tiles!(
             $operands,
             [
-                "tileloaddt1 tmm4, [{r0} + {row} * 1]",
+                concat!($load, " tmm4, [{r0} + {row} * 1]"),
                 "tileloadd tmm6, [{c0} + {column} * 1]",
                 "tilestored [{high} + {stride} * 1], tmm0",
                 "tilezero tmm0",
@@ -151,7 +158,7 @@ macro_rules! exchange {
                 "tilestored [{high} + {stride} * 1 + 64], tmm1",
                 "tilezero tmm1",
                 concat!($product, " tmm1, tmm4, tmm7"),
-                "tileloaddt1 tmm5, [{r1} + {row} * 1]",
+                concat!($load, " tmm5, [{r1} + {row} * 1]"),
                 "tilestored [{low} + {stride} * 1], tmm2",
                 "tilezero tmm2",
                 concat!($product, " tmm2, tmm5, tmm6"),
@@ -171,13 +178,14 @@ macro_rules! exchange {
 /// # Safety
 /// The thread holds `Tiles`; the operands are valid for 16 rows of 64 bytes each.
 #[inline(always)]
-unsafe fn multiply<const INT8: bool>(operands: &Operands) {
+unsafe fn multiply<const INT8: bool>(rows: Rows, operands: &Operands) {
     // SAFETY: the caller's promise.
     unsafe {
-        if INT8 {
-            multiply!(operands, "tdpbusd");
-        } else {
-            multiply!(operands, "tdpbf16ps");
+        match (rows, INT8) {
+            (Rows::Far, true) => multiply!(operands, "tileloaddt1", "tdpbusd"),
+            (Rows::Far, false) => multiply!(operands, "tileloaddt1", "tdpbf16ps"),
+            (Rows::Near, true) => multiply!(operands, "tileloadd", "tdpbusd"),
+            (Rows::Near, false) => multiply!(operands, "tileloadd", "tdpbf16ps"),
         }
     }
 }
@@ -188,13 +196,19 @@ unsafe fn multiply<const INT8: bool>(operands: &Operands) {
 /// # Safety
 /// As for both.
 #[inline(always)]
-unsafe fn exchange<const INT8: bool>(operands: &Operands, out: *mut u32, out_bytes: usize) {
+unsafe fn exchange<const INT8: bool>(
+    rows: Rows,
+    operands: &Operands,
+    out: *mut u32,
+    out_bytes: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        if INT8 {
-            exchange!(operands, "tdpbusd", out, out_bytes);
-        } else {
-            exchange!(operands, "tdpbf16ps", out, out_bytes);
+        match (rows, INT8) {
+            (Rows::Far, true) => exchange!(operands, "tileloaddt1", "tdpbusd", out, out_bytes),
+            (Rows::Far, false) => exchange!(operands, "tileloaddt1", "tdpbf16ps", out, out_bytes),
+            (Rows::Near, true) => exchange!(operands, "tileloadd", "tdpbusd", out, out_bytes),
+            (Rows::Near, false) => exchange!(operands, "tileloadd", "tdpbf16ps", out, out_bytes),
         }
     }
 }
