@@ -18,7 +18,8 @@
 
 // A row of `qkv` is [num_heads queries | num_kv_heads keys | num_kv_heads values] of kDim halves each.
 // A block of `items` is (sequence, tile of 64 queries); sequence 0xffffffff ends the block, so that a captured
-// graph may launch more blocks than the batch fills. Query t sees the keys from t - left to t + right;
+// graph may launch more blocks than the batch fills. Of a sequence's rows the first `key_lens` are keys; those behind
+// only ask. Query t sees the keys from t - left to t + right, from beyond its window the last one;
 // no bound is 1 << 30 (positions stay far below, so the sums do not overflow).
 struct AttentionArgs {
     const __half* qkv;
@@ -30,6 +31,8 @@ struct AttentionArgs {
     int left, right;
     // 1: the first token of each sequence alone asks, and `out` has a row for each sequence.
     int first_only;
+    // One a sequence, from 1 to its length.
+    const uint* key_lens;
 };
 
 template <int kDim>
@@ -144,7 +147,7 @@ struct Attention {
     // The keys that all the queries from `query` on for `num` rows see.
     static __device__ __forceinline__ Range all(const AttentionArgs& args, int query, int num,
                                                 int len) {
-        return {query + num - 1 - args.left, min(query + args.right + 1, len)};
+        return {min(query + num - 1 - args.left, len - 1), min(query + args.right + 1, len)};
     }
 
     // Gives -inf to the keys of the tile from `first_key` on that the warp's queries, from `query` on, do not see.
@@ -313,7 +316,7 @@ struct Attention {
         __device__ __forceinline__ Tiles(const AttentionArgs& args, int first_query, int num_queries,
                                          int len) {
             const int last_query = min(first_query + BLOCK_Q, num_queries) - 1;
-            first = max(first_query - args.left, 0) / BLOCK_KV;
+            first = max(min(first_query - args.left, len - 1), 0) / BLOCK_KV;
             end = (min(last_query + args.right + 1, len) + BLOCK_KV - 1) / BLOCK_KV;
             const Range whole = all(args, first_query, BLOCK_Q, len);
             first_main = (max(whole.first, 0) + BLOCK_KV - 1) / BLOCK_KV;
@@ -429,15 +432,16 @@ struct Attention {
         if (first_query >= num_queries) {
             return;
         }
+        const int num_keys = static_cast<int>(args.key_lens[work.sequence]);
         const int stride = args.qkv_stride;
         const __half* rows = row_of(args.qkv, begin, stride);
         const int kv_head = work.head / (args.num_heads / args.num_kv_heads);
-        const Tiles tiles(args, first_query, num_queries, len);
+        const Tiles tiles(args, first_query, num_queries, num_keys);
         const uint query_tile = shared_address(smem);
         const uint key_tile = query_tile + BLOCK_Q * kDim * 2;
         const uint value_tile = key_tile + BLOCK_KV * kDim * 2;
         const Feed feed{args, Copy::source(rows + (args.num_heads + kv_head) * kDim, stride),
-                        key_tile, value_tile, len, tiles.end};
+                        key_tile, value_tile, num_keys, tiles.end};
 
         using CopyQ = TileCopy<BLOCK_Q, kChunks, kThreads>;
         CopyQ::copy(query_tile, CopyQ::source(rows + work.head * kDim, stride), first_query,
@@ -448,8 +452,7 @@ struct Attention {
 
         const int warp = __shfl_sync(kFullMask, static_cast<int>(threadIdx.x) / kWarp, 0);
         const int warp_query = first_query + warp * kRowsWarp;
-        const int num_rows = num_queries - warp_query;
-        if (num_rows <= 0) {
+        if (warp_query >= num_queries) {
             help(feed, tiles);
             return;
         }
@@ -464,12 +467,16 @@ struct Attention {
         }
         attend(state, lane, feed, tiles, warp_query);
 
-        // Found anew, rather than kept in registers so long.
+        // All found anew, rather than kept in registers so long.
         const Work again(args);
-        const long long out_row =
-            args.first_only != 0 ? again.sequence : args.cu_seqlens[again.sequence] + warp_query;
-        write_out(state, smem + warp * kRowsWarp * kChunks,
+        const int again_warp = thread_anew() / kWarp;
+        const int query = static_cast<int>(again.tile) * BLOCK_Q + again_warp * kRowsWarp;
+        const uint first_row = args.cu_seqlens[again.sequence];
+        const int again_len = static_cast<int>(args.cu_seqlens[again.sequence + 1] - first_row);
+        const int again_rows = (args.first_only != 0 ? 1 : again_len) - query;
+        const long long out_row = args.first_only != 0 ? again.sequence : first_row + query;
+        write_out(state, smem + again_warp * kRowsWarp * kChunks,
                   row_of(args.out, out_row, args.out_stride) + again.head * kDim, args.out_stride,
-                  num_rows);
+                  again_rows);
     }
 };

@@ -5,7 +5,7 @@
 extern "C" __global__ void __launch_bounds__(Attention<32>::kThreads, 6)
 attention_f16_d32_sm80(const __half* qkv, const uint* cu_seqlens, const uint2* items, __half* out,
                        int num_heads, int num_kv_heads, int qkv_stride, int out_stride, int left,
-                       int right, int first_only) {
+                       int right, int first_only, const uint* key_lens) {
     Attention<32>::run({qkv, cu_seqlens, items, out, num_heads, num_kv_heads, qkv_stride, out_stride,
-                       left, right, first_only});
+                       left, right, first_only, key_lens});
 }

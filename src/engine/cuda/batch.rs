@@ -62,12 +62,13 @@ impl Bucket {
             items: array(2 * self.num_items()),
             first_items: array(2 * self.num_sequences),
             last_rows: array(self.num_sequences + 1),
+            key_lens: array(self.num_sequences),
         }
     }
 
     /// Words of all arrays.
     pub(super) fn num_words(self) -> usize {
-        self.layout().last_rows.end
+        self.layout().key_lens.end
     }
 }
 
@@ -80,6 +81,7 @@ struct Layout {
     items: Range<usize>,
     first_items: Range<usize>,
     last_rows: Range<usize>,
+    key_lens: Range<usize>,
 }
 
 /// The arrays of one batch on the device.
@@ -120,6 +122,11 @@ impl Batch {
         (self.array(|layout| layout.first_items), self.bucket.num_sequences)
     }
 
+    /// Of each sequence, how many of its rows are keys.
+    pub(super) fn key_lens(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.key_lens)
+    }
+
     /// As [`Self::cu_seqlens`], of runs of rows that begin with the last row of a sequence.
     pub(super) fn last_rows(&self) -> CudaView<'_, u32> {
         self.array(|layout| layout.last_rows)
@@ -145,6 +152,7 @@ pub(super) fn lay_out(batch: &Packed, words: &mut [u32]) -> Bucket {
     let ends = batch.cu_seqlens[1..].iter().map(|end| end - 1);
     let ends = ends.chain(std::iter::repeat(batch.num_tokens() as u32));
     words[layout.last_rows].iter_mut().zip(ends).for_each(|(to, end)| *to = end);
+    fill(&mut words[layout.key_lens], &batch.key_lens, 0);
     bucket
 }
 

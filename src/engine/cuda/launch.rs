@@ -129,7 +129,7 @@ impl Cuda {
             Queries::All => batch.items(),
             Queries::First => batch.first_items(),
         };
-        let cu_seqlens = batch.cu_seqlens();
+        let (cu_seqlens, key_lens) = (batch.cu_seqlens(), batch.key_lens());
         let config = config((num_items * num_heads, 1), ATTENTION_THREADS, attention.shared_bytes);
         let [heads, kv_heads, left, right] =
             [num_heads, num_kv_heads, window.left, window.right].map(|size| size as i32);
@@ -138,7 +138,7 @@ impl Cuda {
         let mut launch = self.stream.launch_builder(&attention.function);
         launch.arg(qkv.halves()).arg(&cu_seqlens).arg(&items).arg(out.halves_mut());
         launch.arg(&heads).arg(&kv_heads).arg(&qkv_stride).arg(&out_stride);
-        launch.arg(&left).arg(&right).arg(&first_only);
+        launch.arg(&left).arg(&right).arg(&first_only).arg(&key_lens);
         // SAFETY: items name sequences of the batch and blocks within them, or end their block; rows of qkv
         // and out are those of the bucket.
         self.enqueued("attention", unsafe { launch.launch(config) });

@@ -17,11 +17,25 @@ struct Case {
     left: i32,
     right: i32,
     first_only: bool,
+    /// Rows at a sequence's end that are no keys, as far as it has more.
+    num_asking: usize,
 }
 
 impl Case {
     fn full(head_dim: usize) -> Self {
-        Self { head_dim, num_heads: 2, num_kv_heads: 2, left: ALL, right: ALL, first_only: false }
+        Self {
+            head_dim,
+            num_heads: 2,
+            num_kv_heads: 2,
+            left: ALL,
+            right: ALL,
+            first_only: false,
+            num_asking: 0,
+        }
+    }
+
+    fn num_keys(&self, len: usize) -> usize {
+        len.saturating_sub(self.num_asking).max(1).min(len)
     }
 
     fn qkv_width(&self) -> usize {
@@ -71,7 +85,9 @@ fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
     let items = items(case, lens);
     let out_rows = if case.first_only { lens.len() } else { cu[lens.len()] as usize };
     let width = case.num_heads * case.head_dim;
+    let key_lens: Vec<u32> = lens.iter().map(|len| case.num_keys(*len) as u32).collect();
     let (qkv_at, cu_at, items_at) = (gpu.f16(qkv), gpu.u32(&cu), gpu.u32(&items));
+    let key_lens_at = gpu.u32(&key_lens);
     let out = gpu.f16(&vec![f32::NAN; out_rows * width]);
     let args = [
         Arg::Ptr(qkv_at),
@@ -85,6 +101,7 @@ fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
         Arg::I32(case.left),
         Arg::I32(case.right),
         Arg::I32(i32::from(case.first_only)),
+        Arg::Ptr(key_lens_at),
     ];
     let grid = (items.len() / 2 * case.num_heads) as u32;
     gpu.launch_without_conflicts(&case.kernel(), grid, 64, case.smem_bytes(), &args);
@@ -135,10 +152,11 @@ fn expected(case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<Expected> {
         for token in 0..queries {
             for head in 0..case.num_heads {
                 let key_head = case.num_heads + head / group;
-                let sees =
-                    |key: i32| key >= token as i32 - case.left && key <= token as i32 + case.right;
-                let seen: Vec<_> = (0..len)
-                    .filter(|&key| sees(key as i32))
+                let num_keys = case.num_keys(len) as i32;
+                let first = (token as i32 - case.left).min(num_keys - 1);
+                let seen: Vec<_> = (0..num_keys)
+                    .filter(|key| (first..=token as i32 + case.right).contains(key))
+                    .map(|key| key as usize)
                     .map(|key| (part(key, key_head), part(key, key_head + case.num_kv_heads)))
                     .collect();
                 expected.extend(attend(part(token, head), &seen));
@@ -199,6 +217,16 @@ fn a_sliding_window_sees_its_neighbours_only() {
         check(Case { left, right, ..Case::full(32) }, &LENS);
     }
     check(Case { left: 20, right: 20, ..Case::full(64) }, &[300, 5]);
+}
+
+#[test]
+fn rows_that_are_no_keys_ask_all_the_same() {
+    for head_dim in [32, 64, 96, 128] {
+        check(Case { num_asking: 20, ..Case::full(head_dim) }, &LENS);
+    }
+    // Whole tiles of queries without keys of their own, and queries from beyond their window.
+    check(Case { num_asking: 130, ..Case::full(64) }, &[300, 131, 5]);
+    check(Case { num_asking: 90, left: 20, right: 20, ..Case::full(32) }, &[100, 200, 7]);
 }
 
 #[test]
