@@ -88,6 +88,18 @@ impl Inputs {
         }
     }
 
+    /// What the tokens of single texts hardly exceed, in models that read `max_length` of each.
+    pub fn max_tokens(&self, max_length: usize) -> usize {
+        // Those that stand around a text.
+        const SPECIAL: usize = 4;
+        let most = |len: usize| (len + SPECIAL).min(max_length);
+        match self {
+            Self::Tokens(texts) => texts.iter().map(|ids| most(ids.len())).sum(),
+            Self::Texts(texts) => texts.iter().map(|text| most(text.len())).sum(),
+            _ => self.len() * max_length,
+        }
+    }
+
     /// Bytes of text, each query counted once.
     pub fn num_bytes(&self) -> usize {
         match self {
@@ -128,6 +140,8 @@ pub struct EmbedRequest {
     pub dimensions: Option<usize>,
     /// Whether vectors get length one, whatever the model's own modules do.
     pub normalize: bool,
+    /// Whether each token has a vector, and not the text.
+    pub of_tokens: bool,
     pub timeout: Option<Duration>,
     pub priority: u16,
     pub may_cache: bool,
@@ -233,9 +247,11 @@ pub struct EmbedResponse {
     pub id: String,
     /// The served name of the model.
     pub model: String,
-    /// `[num_texts, dimensions]`, row-major.
+    /// Row-major, as wide as `dimensions`: one a text, or of each text one a token.
     pub vectors: Vec<f32>,
     pub dimensions: usize,
+    /// Of each text, how many of them it has.
+    pub num_vectors: Vec<usize>,
     /// Of each text, tokens that were cut away.
     pub truncated_tokens: Vec<usize>,
     /// Tokens that went through the model, special tokens and prompts included.
@@ -246,7 +262,7 @@ pub struct EmbedResponse {
 }
 
 impl EmbedResponse {
-    /// The vectors, one a text.
+    /// The vectors, text by text.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.vectors.chunks_exact(self.dimensions)
     }

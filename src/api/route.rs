@@ -29,6 +29,8 @@ pub enum Route {
         /// `None`: the path names none.
         version: Option<Version>,
     },
+    /// TEI's `/embed_all`.
+    EmbedAll,
     /// This server's `/v1/precompute`.
     Precompute,
     /// SageMaker's `/invocations`, and POST `/`: only the body tells.
@@ -71,6 +73,7 @@ pub fn route(path: &str) -> Option<Route> {
         "ranking" => Some(Route::Ranking),
         "embeddings" => Some(Route::Embeddings),
         "embed" => Some(Route::Embed { version: (!before.is_empty()).then_some(version) }),
+        "embed_all" => Some(Route::EmbedAll),
         "invocations" => Some(Route::Invocations),
         _ => None,
     }
@@ -107,6 +110,7 @@ pub(super) fn form_of(
         | Route::Ranking
         | Route::ModelsRerank
         | Route::Embeddings
+        | Route::EmbedAll
         | Route::Precompute => form_of_path(route, headers),
     }
 }
@@ -165,6 +169,7 @@ pub(super) fn form_of_path(route: Route, headers: &HeaderMap) -> Form {
         Route::Ranking => nim::FORM,
         Route::ModelsRerank => zeroentropy::FORM,
         Route::Embeddings => embed::openai::FORM,
+        Route::EmbedAll => embed::tei::ALL_FORM,
         Route::Embed { version: Some(_) } => embed::cohere::FORM,
         Route::Embed { version: None } => embed::tei::FORM,
         Route::Rerank { .. } | Route::Invocations if is_pinecone(headers) => pinecone::FORM,

@@ -268,7 +268,8 @@ async fn embed(
     stamps: Stamps,
     tenant: &Tenant,
 ) -> Result<(EmbedResponse, OwnedSemaphorePermit), Error> {
-    let serving = app.models.embedder(request.model.as_deref(), tenant)?;
+    let asked = request.model.as_deref();
+    let serving = app.models.embedder(asked, request.of_tokens, tenant)?;
     let reply_bytes = serving.num_values(&request) * BYTES_PER_VALUE;
     let held = app.bodies.budget.take_for_reply(reply_bytes)?;
     Ok((serving.embed(request, stamps, tenant).await?, held))

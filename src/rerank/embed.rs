@@ -7,21 +7,35 @@ use crate::error::Error;
 use crate::model::prompts::Prompts;
 use crate::request::{Answer, EmbedRequest, EmbedResponse, Inputs, PromptChoice, Stamps};
 use crate::tenant::Tenant;
+use crate::tokenize::Item;
 
 impl Models {
     /// The model that gives the vectors a request means: the one of its name, or the first that gives any.
     ///
     /// # Errors
     /// There is none yet, none of this name, none that the tenant may use, or it gives no vectors.
-    pub fn embedder(&self, asked: Option<&str>, tenant: &Tenant) -> Result<Arc<Serving>, Error> {
-        let serving = self.resolve_for(asked, tenant, Serving::gives_vectors)?;
-        if serving.gives_vectors() {
+    pub fn embedder(
+        &self,
+        asked: Option<&str>,
+        of_tokens: bool,
+        tenant: &Tenant,
+    ) -> Result<Arc<Serving>, Error> {
+        let is_fit = |serving: &Serving| match of_tokens {
+            true => serving.gives_token_vectors(),
+            false => serving.gives_vectors(),
+        };
+        let serving = self.resolve_for(asked, tenant, is_fit)?;
+        if is_fit(&serving) {
             return Ok(serving);
         }
-        Err(Error::NotSupported(format!(
-            "the model '{}' scores pairs of texts and gives no vectors; serve an embedding model for these",
-            serving.facts.name
-        )))
+        let why = match (serving.gives_vectors(), serving.gives_token_vectors()) {
+            (true, _) => {
+                "gives a text one vector, and its tokens none; --late-interaction gives them some"
+            }
+            (_, true) => "gives each token a vector, which /embed_all asks for, and a text none",
+            _ => "scores pairs of texts and gives no vectors; serve an embedding model for these",
+        };
+        Err(Error::NotSupported(format!("the model '{}' {why}", serving.facts.name)))
     }
 
     /// Whether a tenant has models, and they all give vectors.
@@ -36,10 +50,18 @@ impl Serving {
         self.facts.vectors.is_some()
     }
 
-    /// Numbers in the answer to a request, if it can be answered.
+    fn gives_token_vectors(&self) -> bool {
+        self.service().is_some_and(|service| service.late.is_some())
+    }
+
+    /// Numbers in the answer to a request, if it can be answered; of tokens, more than those there are.
     pub fn num_values(&self, request: &EmbedRequest) -> usize {
-        let width = self.facts.vectors.map_or(0, |vectors| vectors.dimensions);
-        request.inputs.len() * request.dimensions.unwrap_or(width).min(width)
+        let width = self.service().map_or(0, |service| service.width);
+        let num_vectors = match request.of_tokens {
+            true => request.inputs.max_tokens(self.facts.max_length),
+            false => request.inputs.len(),
+        };
+        num_vectors * request.dimensions.unwrap_or(width).min(width)
     }
 
     /// The vectors of a request's texts; see [`Models::rerank`].
@@ -79,19 +101,25 @@ impl Service {
             timeout: request.timeout,
             priority: request.priority,
             may_cache: request.may_cache,
+            of_tokens: request.of_tokens,
         };
         let done = self.run(work, stamps, tenant).await?;
-        let Found::Rows(values) = &done.found else {
-            return Err(Error::Internal("vectors of a model that gives none".into()));
+        // A text is one sequence here, and a sequence one row or one a token.
+        let (values, num_vectors) = match &done.found {
+            Found::Rows(values) => (values, vec![1; done.items.len()]),
+            Found::TokenRows(values) => {
+                let items = done.items.iter();
+                let seqlen = |item: &Item| done.sequences.seqlen(item.sequences.start);
+                (values, items.map(seqlen).collect())
+            }
+            _ => return Err(Error::Internal("vectors of a model that gives none".into())),
         };
-        let rows = done.items.iter().map(|item| {
-            let start = item.sequences.start * self.width;
-            &values[start..start + dimensions]
-        });
+        let rows = values.chunks_exact(self.width).map(|row| &row[..dimensions]);
         let response = EmbedResponse {
             id: request.id,
             vectors: vectors(rows, dimensions, request.normalize),
             dimensions,
+            num_vectors,
             truncated_tokens: done.items.iter().map(|item| item.truncated_tokens).collect(),
             prompt_tokens: done.sequences.num_tokens(),
             num_chars: done.num_chars,

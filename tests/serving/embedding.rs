@@ -186,6 +186,45 @@ fn what_does_not_fit_is_cut_and_told_or_refused() {
 }
 
 #[test]
+fn a_model_of_token_vectors_gives_them_all() {
+    #[derive(Deserialize)]
+    struct Late {
+        document: String,
+        #[serde(default)]
+        document_vectors: Vec<Vec<f64>>,
+    }
+    let json = std::fs::read(folder("tiny-colbert.json")).unwrap();
+    let golden: Vec<Late> = serde_json::from_slice(&json).unwrap();
+    // The reference tells the vectors of some pairs only.
+    let golden: Vec<_> = golden.into_iter().filter(|g| !g.document_vectors.is_empty()).collect();
+    assert!(golden.len() > 3);
+    let server = serve("tiny-colbert", &[]);
+    let texts: Vec<&str> = golden.iter().map(|golden| golden.document.as_str()).collect();
+    let reply = ok(&server, "/embed_all", &json!({"inputs": texts}));
+    let all: Vec<Vec<Vec<f64>>> = reply.as_array().unwrap().iter().map(lists).collect();
+    assert_eq!(all.len(), golden.len());
+    for (got, golden) in all.iter().zip(&golden) {
+        // The reference goes without the vectors of some tokens; the others come in its order.
+        let is_near = |got: &[f64], expected: &[f64]| {
+            got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() <= TOLERANCE)
+        };
+        let mut rest = got.iter();
+        for expected in &golden.document_vectors {
+            assert!(rest.any(|got| is_near(got, expected)), "'{}'", golden.document);
+        }
+        assert!(got.iter().all(|vector| (length(vector) - 1.0).abs() < 1e-5));
+    }
+    let cut = ok(&server, "/embed_all", &json!({"inputs": texts[0], "dimensions": 2}));
+    assert_eq!(cut[0].as_array().unwrap().len(), all[0].len());
+    assert!(lists(&cut[0]).iter().all(|vector| vector.len() == 2));
+
+    let pooled = server.post("/embed", &json!({"inputs": "a"}));
+    assert!(pooled.status == 424 && pooled.text.contains("/embed_all"), "{}", pooled.text);
+    let plain = serve("tiny-e5", &[]).post("/embed_all", &json!({"inputs": "a"}));
+    assert!(plain.status == 424 && plain.text.contains("--late-interaction"), "{}", plain.text);
+}
+
+#[test]
 fn a_model_that_scores_says_that_it_gives_no_vectors() {
     let server = Server::start(&[]);
     let message = "gives no vectors";

@@ -85,6 +85,7 @@ fn embedded(request: &EmbedRequest) -> EmbedResponse {
         model: "model".to_owned(),
         vectors: vec![0.25; num_texts * dimensions],
         dimensions,
+        num_vectors: vec![1; num_texts],
         truncated_tokens: vec![0; num_texts],
         prompt_tokens: 9,
         num_chars: request.inputs.num_chars(),

@@ -42,6 +42,7 @@ impl Context<'_> {
             prompt,
             dimensions: dimensions(fields)?,
             normalize: true,
+            of_tokens: false,
             timeout: settings::timeout(self.headers, fields)?,
             priority: settings::priority(fields)?,
             may_cache: settings::may_cache(self.headers),

@@ -14,11 +14,14 @@ pub(super) fn fake(request: &EmbedRequest) -> EmbedResponse {
     let vector = [0.6, -0.8, 0.0];
     let dimensions = request.dimensions.unwrap_or(3).min(3);
     let num_texts = request.inputs.len();
+    // A text of the model's has three tokens.
+    let num_vectors = vec![if request.of_tokens { 3 } else { 1 }; num_texts];
     EmbedResponse {
         id: request.id.clone(),
         model: "m".to_owned(),
-        vectors: vector[..dimensions].repeat(num_texts),
+        vectors: vector[..dimensions].repeat(num_vectors.iter().sum()),
         dimensions,
+        num_vectors,
         truncated_tokens: vec![0; num_texts],
         prompt_tokens: 30,
         num_chars: 8,
@@ -219,6 +222,16 @@ fn tei_gets_a_bare_list_of_vectors() {
     let empty = json!({"error": "`inputs` cannot be empty", "error_type": "Empty"});
     assert_eq!(refusal("/embed", r#"{"inputs":[]}"#), (400, empty));
     let (status, reply) = refusal("/embed", r#"{"inputs":5}"#);
+    assert_eq!((status, &reply["error_type"]), (422, &"Validation".into()));
+}
+
+#[test]
+fn tei_gets_a_list_of_vectors_a_text_where_it_asks_for_all() {
+    let text = json!([[0.6, -0.8], [0.6, -0.8], [0.6, -0.8]]);
+    let body = r#"{"inputs":["a","b"],"dimensions":2}"#;
+    assert_eq!(answer("/embed_all", body), json!([text, text]));
+    assert!(embed("/embed_all", body).of_tokens && !embed("/embed", body).of_tokens);
+    let (status, reply) = refusal("/embed_all", r#"{"inputs":5}"#);
     assert_eq!((status, &reply["error_type"]), (422, &"Validation".into()));
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Call, Rejected, embed, fake, parse_with};
 
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "/rerank",
     "/v2/rerank",
     "/v1/reranking",
@@ -17,6 +17,7 @@ const PATHS: [&str; 11] = [
     "/v1/embeddings",
     "/v2/embed",
     "/embed",
+    "/embed_all",
 ];
 
 const KEYS: [&str; 51] = [
