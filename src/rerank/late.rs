@@ -16,7 +16,7 @@ use crate::clock;
 use crate::engine::MaxSim;
 use crate::error::Error;
 use crate::metrics::MatrixCounts;
-use crate::score::{Key, Matrices, Scope};
+use crate::score::{Followed, Key, Matrices, Matrix, Scope};
 use crate::tokenize::Item;
 
 /// What a model of late interaction has beside others.
@@ -30,6 +30,8 @@ pub(super) struct Late {
     pub(super) identity: [String; 3],
     /// Whether tenants find one another's matrices.
     pub(super) is_shared: bool,
+    /// What a request of any size may wait for that another is having made: the tokens of a batch.
+    pub(super) patience_tokens: usize,
 }
 
 /// How near each document sequence of a request is to its query.
@@ -51,16 +53,16 @@ struct Documents {
     sequences: Vec<usize>,
     /// By sequence.
     places: HashMap<usize, usize>,
-    bytes: Vec<Option<Arc<[u8]>>>,
+    bytes: Vec<Option<Matrix>>,
 }
 
-/// What the device was asked for.
+/// What the device made.
 #[derive(Debug, Default)]
-struct Fresh {
+struct Made {
     /// The vectors of each query.
     queries: Vec<Vec<f32>>,
-    /// Documents as they are kept, by sequence.
-    documents: Vec<(usize, Arc<[u8]>)>,
+    /// Documents as they are kept, in the order they were asked for.
+    documents: Vec<Matrix>,
 }
 
 /// Tokens whose vectors are in memory at a time, in f32: 32 MiB of 128 columns.
@@ -84,11 +86,17 @@ impl Late {
             Error::NotSupported("this model compares two texts and classifies none".into())
         })?;
         queries.dedup();
-        let documents = self.documents(visit, items, may_cache).await?;
-        let missing = documents.missing().collect();
-        let (fresh, started) = self.make(visit, permit, queries, missing).await?;
+        let mut documents = self.documents(visit, items, may_cache).await?;
+        let (queries, started) = if may_cache {
+            self.fill(visit, permit, queries, &mut documents).await?
+        } else {
+            let missing = documents.missing();
+            let (made, started) = self.make(visit, permit, queries, missing.clone()).await?;
+            documents.take(&missing, made.documents);
+            (made.queries, started)
+        };
         let (late, items) = (Arc::clone(self), items.to_vec());
-        let compare = move || late.compare(fresh, documents, &items, may_cache);
+        let compare = move || late.compare(&queries, &documents, &items);
         let (sums, num_vectors) = blocking(visit.deadline, compare).await??;
         Ok(Matches { sums, num_vectors, started, scored: clock::now() })
     }
@@ -101,20 +109,48 @@ impl Late {
         permit: &mut Permit,
         items: &[Item],
     ) -> Result<usize, Error> {
-        let documents = self.documents(visit, items, true).await?;
-        let missing: Vec<usize> = documents.missing().collect();
+        let mut documents = self.documents(visit, items, true).await?;
+        let missing = documents.missing();
+        self.fill(visit, permit, Vec::new(), &mut documents).await?;
         let num_made = missing.len();
-        let (fresh, _) = self.make(visit, permit, Vec::new(), missing).await?;
         let late = Arc::clone(self);
-        let keep = move || {
-            let matrices = fresh.documents.into_iter();
-            let matrices = matrices.map(|(i, bytes)| (documents.keys[documents.places[&i]], bytes));
-            late.matrices.put_durably(&matrices.collect::<Vec<_>>())
-        };
+        // Also what another request had made: whether that one is on disk yet is not known.
+        let keep = move || late.matrices.put_durably(&documents.kept(&missing));
         match blocking(visit.deadline, keep).await? {
             true => Ok(num_made),
             false => Err(Error::Internal("the matrix store cannot be written".into())),
         }
+    }
+
+    /// Finds or makes what is missing of the documents, each once however many requests ask for it, and keeps it. The
+    /// vectors of the queries too, and when the device began.
+    async fn fill(
+        self: &Arc<Self>,
+        visit: &Visit<'_>,
+        permit: &mut Permit,
+        queries: Vec<usize>,
+        documents: &mut Documents,
+    ) -> Result<(Vec<Vec<f32>>, Instant), Error> {
+        let missing = documents.missing();
+        let keys: Vec<Key> = missing.iter().map(|i| documents.key(*i)).collect();
+        let seqlens: Vec<usize> = missing.iter().map(|i| visit.sequences.seqlen(*i)).collect();
+        let mut claim = self.matrices.claim(&keys, &seqlens, visit.urgency(), self.patience_tokens);
+        let mine: Vec<usize> = claim.mine().iter().map(|place| missing[*place]).collect();
+        let (made, started) = self.make(visit, permit, queries, mine.clone()).await?;
+        documents.take(&mine, made.documents);
+        self.matrices.put(&documents.kept(&mine));
+        claim.land(mine.iter().filter_map(|i| documents.matrix(*i).cloned()).collect());
+        let Followed { found, missing: lost } = by(visit.deadline, claim.follow()).await?;
+        for (place, matrix) in found {
+            documents.take(&[missing[place]], vec![matrix]);
+        }
+        let lost: Vec<usize> = lost.into_iter().map(|place| missing[place]).collect();
+        if !lost.is_empty() {
+            let (made, _) = self.make(visit, permit, Vec::new(), lost.clone()).await?;
+            documents.take(&lost, made.documents);
+            self.matrices.put(&documents.kept(&lost));
+        }
+        Ok((made.queries, started))
     }
 
     /// The documents of a request and what is kept of them.
@@ -163,11 +199,11 @@ impl Late {
         permit: &mut Permit,
         queries: Vec<usize>,
         missing: Vec<usize>,
-    ) -> Result<(Fresh, Instant), Error> {
+    ) -> Result<(Made, Instant), Error> {
         let num_queries = queries.len();
         let indices = [queries, missing].concat();
         permit.correct(indices.iter().map(|i| visit.sequences.seqlen(*i)).sum());
-        let (mut fresh, mut started) = (Fresh::default(), None);
+        let (mut made, mut started) = (Made::default(), None);
         let mut rest = indices.as_slice();
         while !rest.is_empty() {
             let part;
@@ -175,25 +211,18 @@ impl Late {
             let sequences = Arc::new(visit.sequences.select(part));
             let rows = visit.score(Arc::clone(&sequences)).await?;
             started = started.or(Some(rows.started));
-            let (late, part) = (Arc::clone(self), part.to_vec());
-            let num_queries = num_queries - fresh.queries.len();
-            let encode = move || late.encode(&sequences, &rows.values, &part, num_queries);
-            let made = blocking(visit.deadline, encode).await?;
-            fresh.queries.extend(made.queries);
-            fresh.documents.extend(made.documents);
+            let late = Arc::clone(self);
+            let num_queries = num_queries - made.queries.len();
+            let encode = move || late.encode(&sequences, &rows.values, num_queries);
+            let part = blocking(visit.deadline, encode).await?;
+            made.queries.extend(part.queries);
+            made.documents.extend(part.documents);
         }
-        Ok((fresh, started.unwrap_or_else(clock::now)))
+        Ok((made, started.unwrap_or_else(clock::now)))
     }
 
-    /// Of sequences at the places `part` of a request, of which the first `num_queries` are queries, what the device
-    /// gave for them.
-    fn encode(
-        &self,
-        sequences: &Sequences,
-        values: &[f32],
-        part: &[usize],
-        num_queries: usize,
-    ) -> Fresh {
+    /// Of sequences, of which the first `num_queries` are queries, what the device gave for them.
+    fn encode(&self, sequences: &Sequences, values: &[f32], num_queries: usize) -> Made {
         let dim = self.matrices.dim();
         let vectors = |i: usize| {
             let (begin, end) = (sequences.first_token(i), sequences.first_token(i + 1));
@@ -204,48 +233,36 @@ impl Late {
             let rows = vectors(i).chunks_exact(dim).zip(input_ids);
             let kept = rows.filter(|(_, id)| !self.skiplist.contains(id));
             let kept = kept.map(|(row, _)| row).collect::<Vec<_>>().concat();
-            (part[i], self.matrices.format().encode(&kept, dim).into())
+            self.matrices.format().encode(&kept, dim).into()
         };
-        let num_queries = num_queries.min(part.len());
-        Fresh {
+        let num_queries = num_queries.min(sequences.len());
+        Made {
             queries: (0..num_queries).map(|i| vectors(i).to_vec()).collect(),
-            documents: (num_queries..part.len()).map(document).collect(),
+            documents: (num_queries..sequences.len()).map(document).collect(),
         }
     }
 
     /// Sums and numbers of vectors, by sequence of the request.
     fn compare(
         &self,
-        fresh: Fresh,
-        mut documents: Documents,
+        queries: &[Vec<f32>],
+        documents: &Documents,
         items: &[Item],
-        may_cache: bool,
     ) -> Result<(Vec<f32>, Vec<usize>), Error> {
         let dim = self.matrices.dim();
-        let Fresh { queries, documents: fresh } = fresh;
-        let keep = |(sequence, bytes): (usize, Arc<[u8]>)| {
-            let place = documents.places[&sequence];
-            documents.bytes[place] = Some(Arc::clone(&bytes));
-            (documents.keys[place], bytes)
-        };
-        let fresh: Vec<(Key, Arc<[u8]>)> = fresh.into_iter().map(keep).collect();
-        if may_cache {
-            self.matrices.put(&fresh);
-        }
         let num_sequences = items.last().map_or(0, |item| item.sequences.end);
         let mut sums = vec![0.0; num_sequences];
         let mut num_vectors = vec![0; num_sequences];
         let by_query = items.chunk_by(|a, b| a.query_sequence == b.query_sequence);
-        for (items, vectors) in by_query.zip(&queries) {
+        for (items, vectors) in by_query.zip(queries) {
             let Some(query) = items[0].query_sequence else { continue };
             num_vectors[query] = vectors.len() / dim;
             let sequences: Vec<usize> =
                 items.iter().flat_map(|item| item.sequences.clone()).collect();
             let mut is_whole = true;
             let mut read = |i: usize, out: &mut Vec<f32>| {
-                let bytes = &documents.bytes[documents.places[&sequences[i]]];
-                let decode = |bytes: &Arc<[u8]>| self.matrices.format().decode(bytes, dim, out);
-                is_whole &= bytes.as_ref().is_some_and(decode);
+                let decode = |matrix: &Matrix| self.matrices.format().decode(matrix, dim, out);
+                is_whole &= documents.matrix(sequences[i]).is_some_and(decode);
             };
             let matched = self.max_sim.max_sim(vectors, dim, sequences.len(), &mut read);
             let matched = matched.map_err(|fault| Error::Internal(fault.to_string()))?;
@@ -261,10 +278,30 @@ impl Late {
 }
 
 impl Documents {
-    /// A sequence of each document that is not kept.
-    fn missing(&self) -> impl Iterator<Item = usize> {
+    /// A sequence of each document that is not there.
+    fn missing(&self) -> Vec<usize> {
         let missing = self.sequences.iter().zip(&self.bytes).filter(|(_, bytes)| bytes.is_none());
-        missing.map(|(sequence, _)| *sequence)
+        missing.map(|(sequence, _)| *sequence).collect()
+    }
+
+    fn key(&self, sequence: usize) -> Key {
+        self.keys[self.places[&sequence]]
+    }
+
+    fn matrix(&self, sequence: usize) -> Option<&Matrix> {
+        self.bytes[self.places[&sequence]].as_ref()
+    }
+
+    /// Those of these sequences that are there, as a store takes them.
+    fn kept(&self, sequences: &[usize]) -> Vec<(Key, Matrix)> {
+        let matrix = |i: &usize| Some((self.key(*i), self.matrix(*i)?.clone()));
+        sequences.iter().filter_map(matrix).collect()
+    }
+
+    fn take(&mut self, sequences: &[usize], matrices: Vec<Matrix>) {
+        for (sequence, matrix) in sequences.iter().zip(matrices) {
+            self.bytes[self.places[sequence]] = Some(matrix);
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Visit<'_> {
     }
 
     /// Less for what the queue puts first, among the requests of one tenant.
-    fn urgency(&self) -> u32 {
+    pub(super) fn urgency(&self) -> u32 {
         (self.share.class as u32) << u16::BITS | u32::from(self.priority)
     }
 

@@ -17,7 +17,7 @@ const ENTRY_BYTES: usize = 368;
 #[derive(Debug)]
 pub struct Scores {
     known: Cache<Key, Arc<[f32]>>,
-    flights: Arc<Flights>,
+    flights: Arc<Flights<Vec<f32>>>,
     width: usize,
     /// What a request of any size may wait for: the tokens of a batch.
     patience_tokens: usize,
@@ -27,7 +27,7 @@ pub struct Scores {
 #[derive(Debug)]
 enum Source {
     Known(Arc<[f32]>),
-    Awaited(Key, Awaited),
+    Awaited(Key, Awaited<Vec<f32>>),
     /// This request has it scored; its place among those.
     Mine(usize),
 }
@@ -39,7 +39,7 @@ pub struct Claim<'a> {
     sources: Vec<Source>,
     /// The keys and the places of the sequences to score.
     mine: Vec<(Key, usize)>,
-    flight: Option<Flight>,
+    flight: Option<Flight<Vec<f32>>>,
 }
 
 impl Scores {
@@ -75,11 +75,9 @@ impl Scores {
             if let Some(place) = places.get(&key) {
                 return Source::Mine(*place);
             }
-            match self.flights.find(&key) {
-                Some(awaited) if awaited.tokens <= patience && awaited.urgency <= urgency => {
-                    Source::Awaited(key, awaited)
-                }
-                _ => {
+            match self.flights.find(&key, patience, urgency) {
+                Some(awaited) => Source::Awaited(key, awaited),
+                None => {
                     let place = mine.len();
                     places.insert(key, place);
                     mine.push((key, i));
@@ -130,10 +128,11 @@ impl Claim<'_> {
 
     /// Waits for the rows of other requests. Those that will not come are missing then, and to be landed.
     pub async fn follow(&mut self) {
+        let width = self.scores.width;
         for (i, source) in self.sources.iter_mut().enumerate() {
             let Source::Awaited(key, awaited) = source else { continue };
-            *source = match awaited.row(self.scores.width).await {
-                Some(row) => Source::Known(row.into()),
+            *source = match awaited.landed().await {
+                Some((rows, place)) => Source::Known(rows[place * width..][..width].into()),
                 None => {
                     self.mine.push((*key, i));
                     Source::Mine(self.mine.len() - 1)

@@ -1,4 +1,4 @@
-//! Rows on their way: who asks for the same waits for them instead of having them scored again.
+//! What is on its way from a device: who asks for the same waits for it instead of having it made again.
 
 use std::collections::HashMap;
 
@@ -7,41 +7,50 @@ use tokio::sync::watch;
 use super::Key;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The rows of one request, once they are there. Closed without, they will not come.
-type Landing = watch::Receiver<Option<Arc<Vec<f32>>>>;
+/// All of one request, once it is there. Closed without, it will not come.
+type Landing<T> = watch::Receiver<Option<Arc<T>>>;
 
-/// A row that another request is having scored.
+/// What another request is having made.
 #[derive(Debug, Clone)]
-pub(super) struct Awaited {
-    landing: Landing,
-    /// Its place among that request's rows.
+pub(super) struct Awaited<T> {
+    landing: Landing<T>,
+    /// Its place in all that the other request has made.
     position: usize,
-    /// All that the other request has to have scored.
-    pub(super) tokens: usize,
+    /// Of all that.
+    tokens: usize,
     /// The other request's; less comes first in the queue.
-    pub(super) urgency: u32,
+    urgency: u32,
 }
 
 /// All that is on its way. Bounded as the queue is: every key belongs to an admitted request.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<Key, Awaited>>);
+pub(super) struct Flights<T>(Mutex<HashMap<Key, Awaited<T>>>);
 
-/// The rows that one request has scored for itself and for whoever asks meanwhile. When it is dropped before,
-/// its followers are told.
+/// What one request has made for itself and for whoever asks meanwhile. When it is dropped before, its followers
+/// are told.
 #[derive(Debug)]
-pub(super) struct Flight {
-    flights: Arc<Flights>,
+pub(super) struct Flight<T> {
+    flights: Arc<Flights<T>>,
     keys: Vec<Key>,
-    sender: watch::Sender<Option<Arc<Vec<f32>>>>,
+    sender: watch::Sender<Option<Arc<T>>>,
 }
 
-impl Flights {
-    pub(super) fn find(&self, key: &Key) -> Option<Awaited> {
-        self.lock().get(key).cloned()
+impl<T: Clone> Flights<T> {
+    /// What a request may wait for that would wait for no more than `patience` tokens to be made, and for nothing
+    /// that comes later in the queue.
+    pub(super) fn find(&self, key: &Key, patience: usize, urgency: u32) -> Option<Awaited<T>> {
+        let flights = self.lock();
+        let awaited = flights.get(key)?;
+        (awaited.tokens <= patience && awaited.urgency <= urgency).then(|| awaited.clone())
     }
 
     /// Takes off with `keys`, of `tokens` in all. Of a key that is in the air already, the first counts.
-    pub(super) fn begin(self: &Arc<Self>, keys: Vec<Key>, tokens: usize, urgency: u32) -> Flight {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        keys: Vec<Key>,
+        tokens: usize,
+        urgency: u32,
+    ) -> Flight<T> {
         let (sender, landing) = watch::channel(None);
         let mut flights = self.lock();
         let mut own = Vec::with_capacity(keys.len());
@@ -54,21 +63,23 @@ impl Flights {
         drop(flights);
         Flight { flights: Arc::clone(self), keys: own, sender }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Awaited>> {
+impl<T> Flights<T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Awaited<T>>> {
         // Every change is complete before the lock is left.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Flight {
-    /// Hands the rows to whoever waits.
-    pub(super) fn land(self, rows: Vec<f32>) {
-        self.sender.send_replace(Some(Arc::new(rows)));
+impl<T> Flight<T> {
+    /// Hands all of it to whoever waits.
+    pub(super) fn land(self, all: T) {
+        self.sender.send_replace(Some(Arc::new(all)));
     }
 }
 
-impl Drop for Flight {
+impl<T> Drop for Flight<T> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
         for key in &self.keys {
@@ -77,11 +88,10 @@ impl Drop for Flight {
     }
 }
 
-impl Awaited {
-    /// The row, `width` floats; `None` when the other request failed or its client left.
-    pub(super) async fn row(&mut self, width: usize) -> Option<Vec<f32>> {
-        let rows = self.landing.wait_for(Option::is_some).await.ok()?;
-        let rows = rows.as_ref()?;
-        Some(rows[self.position * width..][..width].to_vec())
+impl<T> Awaited<T> {
+    /// All that the other request had made, and the place in it; `None` when it failed or its client left.
+    pub(super) async fn landed(&mut self) -> Option<(Arc<T>, usize)> {
+        let all = self.landing.wait_for(Option::is_some).await.ok()?;
+        all.as_ref().map(|all| (Arc::clone(all), self.position))
     }
 }

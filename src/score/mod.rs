@@ -10,4 +10,6 @@ mod matrices;
 
 pub use cache::{Claim, Scores};
 pub use key::{Key, Scope};
-pub use matrices::{Format, Lookup, Matrices, MatrixOptions};
+pub use matrices::{
+    Claim as MatrixClaim, Followed, Format, Lookup, Matrices, Matrix, MatrixOptions,
+};

@@ -10,6 +10,7 @@ use rerankd::clock;
 use rerankd::engine::cpu::{Cpu, Isa};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{Dtype, MaxSim};
+use rerankd::metrics::Load;
 use rerankd::model::Grain;
 use rerankd::model::loader::{LoadOptions, load};
 use rerankd::model::source::ModelFiles;
@@ -126,9 +127,18 @@ fn narrow_precisions_stay_near() {
 }
 
 fn service(name: &str, matrices: MatrixOptions, max_batch_tokens: usize, late: bool) -> Service {
+    service_on(&Host::default(), name, matrices, max_batch_tokens, late)
+}
+
+fn service_on(
+    host: &Host,
+    name: &str,
+    matrices: MatrixOptions,
+    max_batch_tokens: usize,
+    late: bool,
+) -> Service {
     let files = ModelFiles::open_folder(&root().join(name)).unwrap();
     let load = LoadOptions { late_interaction: late, ..options(Isa::detect(), Dtype::F32) };
-    let host = Host::default();
     host.health.started();
     let options = Options {
         limits: Limits {
@@ -146,7 +156,7 @@ fn service(name: &str, matrices: MatrixOptions, max_batch_tokens: usize, late: b
         matrices,
     };
     let prepared = prepare(&files, &load).unwrap();
-    Service::start("tiny".into(), prepared, &options, &host).unwrap()
+    Service::start("tiny".into(), prepared, &options, host).unwrap()
 }
 
 fn exact() -> MatrixOptions {
@@ -198,6 +208,28 @@ async fn what_is_kept_changes_no_score_and_saves_the_documents_tokens() {
         assert_eq!(first, again, "{format:?}");
         assert_eq!(first, uncached, "{format:?}");
     }
+}
+
+/// Tokens that the device has computed.
+fn computed_tokens(host: &Host) -> usize {
+    let text = host.metrics.render(Load::default(), true);
+    let sum = text.lines().find_map(|line| line.strip_prefix("rerank_batch_tokens_sum "));
+    sum.map_or(0, |sum| sum.parse::<f64>().unwrap() as usize)
+}
+
+#[tokio::test]
+async fn a_document_that_two_requests_want_at_a_time_is_made_once() {
+    let documents: Vec<String> = golden(MODELS[0]).into_iter().map(|g| g.document).collect();
+    let (alone, beside) = (Host::default(), Host::default());
+    let service = service_on(&alone, MODELS[0], exact(), 2048, false);
+    let expected = score(&service, "which river", &documents, true).await;
+    let service = service_on(&beside, MODELS[0], exact(), 2048, false);
+    let ask = || score(&service, "which river", &documents, true);
+    let (first, second, third) = tokio::join!(ask(), ask(), ask());
+    assert!([first, second, third].iter().all(|sums| *sums == expected));
+    let (one, three) = (computed_tokens(&alone), computed_tokens(&beside));
+    // Two more queries, and nothing else.
+    assert!(one > 0 && three - one < one / 4, "{three} for {one}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! A matrix is named by the model that made it, by the tokens it was made of and, unless the operator shares the
 //! store, by its tenant: nobody learns from the time of an answer what another tenant's documents are.
 
+mod claim;
 mod disk;
 mod format;
 
@@ -12,10 +13,15 @@ use std::sync::Arc;
 use moka::sync::Cache;
 
 use super::Key;
+use super::flight::Flights;
 use crate::metrics::MatrixCounts;
 use disk::Disk;
 
+pub use claim::{Claim, Followed};
 pub use format::Format;
+
+/// The vectors of a document as they are kept.
+pub type Matrix = Arc<[u8]>;
 
 /// What a matrix costs in memory beside its bytes: its key, and moka's own books.
 const ENTRY_BYTES: usize = 368;
@@ -49,7 +55,8 @@ impl Default for MatrixOptions {
 pub struct Matrices {
     format: Format,
     dim: usize,
-    memory: Cache<Key, Arc<[u8]>>,
+    memory: Cache<Key, Matrix>,
+    flights: Arc<Flights<Vec<Matrix>>>,
     /// Shared by the models of a server.
     disk: Option<Arc<Disk>>,
 }
@@ -66,9 +73,8 @@ impl Matrices {
     /// # Errors
     /// The file cannot be opened, in words that name it.
     pub fn open(options: &MatrixOptions, dim: usize) -> std::io::Result<Self> {
-        let weigh = |_: &Key, bytes: &Arc<[u8]>| {
-            u32::try_from(ENTRY_BYTES + bytes.len()).unwrap_or(u32::MAX)
-        };
+        let weigh =
+            |_: &Key, bytes: &Matrix| u32::try_from(ENTRY_BYTES + bytes.len()).unwrap_or(u32::MAX);
         let memory = Cache::builder().max_capacity(options.memory_bytes as u64).weigher(weigh);
         let open = |file: &PathBuf| {
             Disk::share(file, options.file_bytes).map_err(|error| {
@@ -80,6 +86,7 @@ impl Matrices {
             format: options.format,
             dim,
             memory: memory.build(),
+            flights: Arc::default(),
             disk: options.file.as_ref().map(open).transpose()?,
         })
     }
@@ -98,7 +105,7 @@ impl Matrices {
     }
 
     /// What is kept under these keys.
-    pub fn get(&self, keys: &[Key]) -> (Vec<Option<Arc<[u8]>>>, Lookup) {
+    pub fn get(&self, keys: &[Key]) -> (Vec<Option<Matrix>>, Lookup) {
         let mut found: Vec<_> = keys.iter().map(|key| self.memory.get(key)).collect();
         let mut lookup = Lookup { in_memory: found.iter().flatten().count(), ..Lookup::default() };
         if let Some(disk) = self.disk.as_ref().filter(|_| lookup.in_memory < keys.len()) {
@@ -116,7 +123,7 @@ impl Matrices {
     }
 
     /// Keeps matrices; on disk soon.
-    pub fn put(&self, matrices: &[(Key, Arc<[u8]>)]) {
+    pub fn put(&self, matrices: &[(Key, Matrix)]) {
         for (key, bytes) in matrices {
             self.memory.insert(*key, Arc::clone(bytes));
             if let Some(disk) = &self.disk {
@@ -126,7 +133,7 @@ impl Matrices {
     }
 
     /// Keeps matrices, and returns when they are where they will last: whether that went well.
-    pub fn put_durably(&self, matrices: &[(Key, Arc<[u8]>)]) -> bool {
+    pub fn put_durably(&self, matrices: &[(Key, Matrix)]) -> bool {
         for (key, bytes) in matrices {
             self.memory.insert(*key, Arc::clone(bytes));
         }
@@ -154,7 +161,7 @@ mod tests {
         Scope::new(&["model"], 0).key(&[id], 1)
     }
 
-    fn matrix(id: u32) -> (Key, Arc<[u8]>) {
+    fn matrix(id: u32) -> (Key, Matrix) {
         (key(id), Format::F16.encode(&[id as f32; 2 * DIM], DIM).into())
     }
 
