@@ -85,9 +85,12 @@ pub struct ModelSettings {
     #[arg(long, env = "RERANKD_THREADS", value_name = "N")]
     pub threads: Option<usize>,
     /// Tokens in one batch; at least the longest sequence of the model [default: 16384 on a GPU, else
-    /// 512 a thread, 1024 or more]
+    /// 512 a thread, 1024 or more; and as many as that sequence has]
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
+    /// Tokens in a sequence; longer ones are cut, or read in chunks [default: the model's own]
+    #[arg(long, env = "RERANKD_MAX_LENGTH", value_name = "TOKENS")]
+    pub max_length: Option<usize>,
     /// Whether the same pair has the same bits in every batch. Without it, a GPU may use cuBLASLt where that
     /// is installed, agrees with our kernels and is faster [default: true]
     #[arg(long, env = "RERANKD_BATCH_INVARIANT", value_name = "true|false")]
@@ -230,6 +233,9 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     pub threads: usize,
     pub max_batch_tokens: usize,
+    /// Whether that is a default, which gives way to longer sequences.
+    pub may_grow: bool,
+    pub max_length: Option<usize>,
     pub batch_invariant: bool,
     pub device_timeout: Duration,
     pub late_interaction: bool,
@@ -290,6 +296,9 @@ impl ModelConfig {
             (DEFAULT_BATCH_TOKENS_PER_THREAD * threads).max(1024)
         };
         let max_batch_tokens = settings.max_batch_tokens.unwrap_or(default_batch_tokens);
+        // Room for the special tokens and some words of each text.
+        let check = |length| at_least(16, "max-length", length);
+        let max_length = settings.max_length.map(check).transpose()?;
         let timeout_ms = settings.device_timeout_ms.unwrap_or(30_000);
         at_least(1, "device-timeout-ms", timeout_ms as usize)?;
         Ok(Self {
@@ -299,6 +308,8 @@ impl ModelConfig {
             dtype: settings.dtype.unwrap_or_default(),
             threads,
             max_batch_tokens: at_least(64, "max-batch-tokens", max_batch_tokens)?,
+            may_grow: settings.max_batch_tokens.is_none(),
+            max_length,
             batch_invariant: settings.batch_invariant.unwrap_or(true),
             device_timeout: Duration::from_millis(timeout_ms),
             late_interaction: settings.late_interaction.unwrap_or(false),
@@ -443,7 +454,7 @@ impl ModelSettings {
     /// These settings, with the file's where they say nothing.
     #[must_use]
     pub fn or(self, file: Self) -> Self {
-        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, batch_invariant, device_timeout_ms,
+        fill!(self, file: model, revision, device, dtype, threads, max_batch_tokens, max_length, batch_invariant, device_timeout_ms,
             late_interaction)
     }
 }

@@ -197,7 +197,7 @@ pub enum ModelError {
     Memory(String),
     #[error(
         "max-batch-tokens: {max_batch_tokens} is less than one sequence of this model may have \
-         ({max_length})"
+         ({max_length}); max-length cuts them"
     )]
     LongerThanBatch { max_batch_tokens: usize, max_length: usize },
     /// The weights load but do not give the scores the model's golden pairs promise.

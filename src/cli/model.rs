@@ -10,7 +10,7 @@ use crate::config::{Device, ModelConfig};
 use crate::engine::Dtype;
 use crate::model::loader::{Gpus, LoadOptions};
 use crate::model::source::{HubOptions, Source};
-use crate::rerank::{Host, Options, Prepared, Service, prepare_or_fall_back};
+use crate::rerank::{BatchTokens, Host, Options, Prepared, Service, prepare_to_fit};
 use crate::score::MatrixOptions;
 
 /// A model ready to serve, and what it is called.
@@ -19,6 +19,7 @@ pub(super) struct Opened {
     pub(super) name: String,
     pub(super) revision: Option<String>,
     pub(super) prepared: Prepared,
+    pub(super) max_batch_tokens: usize,
 }
 
 /// Opens, loads and checks the configured model.
@@ -26,12 +27,14 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
     let load = load_options(config, hardware)?;
     let source = Source::parse(&config.model, config.revision.as_deref())?;
     let files = source.open(&hub())?;
-    let prepared = prepare_or_fall_back(&files, &load, config.device == Device::Auto)?;
-    prepared.check_fits(config.max_batch_tokens)?;
+    let tokens = BatchTokens { max: config.max_batch_tokens, may_grow: config.may_grow };
+    let may_fall_back = config.device == Device::Auto;
+    let (prepared, max_batch_tokens) = prepare_to_fit(&files, &load, may_fall_back, tokens)?;
     Ok(Opened {
         name: files.name().to_owned(),
         revision: files.revision().map(str::to_owned),
         prepared,
+        max_batch_tokens,
     })
 }
 
@@ -41,13 +44,13 @@ pub(super) const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A service for one command, which sends one request at a time and has the device alone.
 pub(super) fn start_alone(
     config: &ModelConfig,
-    name: String,
-    prepared: Prepared,
+    opened: Opened,
     matrices: MatrixOptions,
 ) -> Result<Service, Failure> {
+    let Opened { name, prepared, max_batch_tokens, .. } = opened;
     let options = Options {
         limits: Limits {
-            max_batch_tokens: config.max_batch_tokens,
+            max_batch_tokens,
             max_batch_sequences: 512,
             max_queue_delay: Duration::ZERO,
         },
@@ -82,6 +85,7 @@ pub(super) fn load_options(
         dtype: config.dtype.named(),
         gpus: gpus(config, hardware)?,
         late_interaction: config.late_interaction,
+        max_length: config.max_length,
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::hardware::Hardware;
-use super::model::{Opened, open, start_alone};
+use super::model::{open, start_alone};
 use super::rerank::read_all;
 use crate::clock;
 use crate::config::{LateSettings, ModelConfig, ModelSettings};
@@ -52,8 +52,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let texts: Vec<String> = documents.into_iter().map(|document| document.text).collect();
     let hardware = Hardware::find(args.model.device)?;
     let config = ModelConfig::new(args.model, hardware.machine())?;
-    let Opened { name, prepared, .. } = open(&config, &hardware)?;
-    let service = start_alone(&config, name, prepared, matrices)?;
+    let opened = open(&config, &hardware)?;
+    let service = start_alone(&config, opened, matrices)?;
     let mut tenant = Tenant::anonymous();
     tenant.name = args.tenant;
     precompute(&service, &tenant, &texts, &file)

@@ -64,8 +64,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let hardware = Hardware::find(args.model.device)?;
     let config = ModelConfig::new(args.model, hardware.machine())?;
-    let Opened { name, prepared, .. } = open(&config, &hardware)?;
-    let response = score(&config, name, prepared, args.query, &documents, args.max_chunks_per_doc)?;
+    let opened = open(&config, &hardware)?;
+    let response = score(&config, opened, args.query, &documents, args.max_chunks_per_doc)?;
     let mut order: Vec<usize> = (0..documents.len()).collect();
     let raw = |i: usize| response.results[i].score.raw;
     order.sort_by(|&a, &b| raw(b).total_cmp(&raw(a)));
@@ -85,13 +85,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 
 fn score(
     config: &ModelConfig,
-    name: String,
-    prepared: crate::rerank::Prepared,
+    opened: Opened,
     query: String,
     documents: &[Document],
     max_chunks_per_doc: usize,
 ) -> Result<RerankResponse, Failure> {
-    let service = start_alone(config, name, prepared, MatrixOptions::default())?;
+    let service = start_alone(config, opened, MatrixOptions::default())?;
     let texts = documents.iter().map(|document| document.text.clone()).collect();
     let request = RerankRequest {
         id: String::new(),

@@ -208,6 +208,7 @@ fn spec(
         revision: model.revision.clone(),
         load: load_options(model, hardware)?,
         may_fall_back: model.device == Device::Auto,
+        may_grow: model.may_grow,
         options: rerank::Options {
             limits: Limits { max_batch_tokens: model.max_batch_tokens, ..config.limits },
             max_backlog_tokens: max_backlog_tokens.or(config.max_backlog_tokens),

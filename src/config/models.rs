@@ -20,6 +20,7 @@ pub struct ModelEntry {
     pub dtype: Option<Dtype>,
     pub late_interaction: Option<bool>,
     pub max_batch_tokens: Option<usize>,
+    pub max_length: Option<usize>,
     pub max_backlog_tokens: Option<usize>,
     pub score_cache_bytes: Option<usize>,
     /// In the place of a source.
@@ -151,6 +152,7 @@ impl ModelEntry {
                         dtype: self.dtype.or(settings.dtype),
                         late_interaction: self.late_interaction.or(settings.late_interaction),
                         max_batch_tokens: self.max_batch_tokens.or(settings.max_batch_tokens),
+                        max_length: self.max_length.or(settings.max_length),
                         ..settings.clone()
                     },
                     machine,

@@ -128,6 +128,14 @@ pub(super) fn head(files: &ModelFiles) -> Result<Option<Head>, ModelError> {
     Ok(pylate(files)?.map(Head::Late))
 }
 
+/// Whether a folder is in one of the layouts.
+///
+/// # Errors
+/// What a file says wrongly.
+pub(super) fn is_told(files: &ModelFiles) -> Result<bool, ModelError> {
+    head(files).map(|head| head.is_some())
+}
+
 /// The head of an architecture that says nothing but "ColBERT".
 ///
 /// # Errors

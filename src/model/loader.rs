@@ -4,7 +4,7 @@ use super::Scorer;
 use super::config::Config;
 use super::families::{self, Architecture};
 use super::head::Head;
-use super::late::{self, Expansion, Late};
+use super::late::{self, Late};
 use super::parameters::Parameters;
 use super::prompt::Prompt;
 use super::scorer::{Family, Limits, Pipeline, Threads};
@@ -34,6 +34,8 @@ pub struct LoadOptions {
     pub gpus: Option<Gpus>,
     /// Whether an encoder of one vector a text is to give one a token.
     pub late_interaction: bool,
+    /// Tokens in a sequence, if fewer than the model's own.
+    pub max_length: Option<usize>,
 }
 
 /// GPUs to run on, each with an instance of the model.
@@ -146,13 +148,6 @@ fn head_of(
         }
         (None, _) => Head::Late(Late::plain()),
     };
-    if let (Head::Late(late), Some(_)) = (&head, &options.gpus)
-        && late.expansion == Expansion::Unattended
-    {
-        let message = "queries filled with tokens that are not attended to run on the CPU alone; start with \
-                       --device cpu";
-        return Err(ModelError::Device(DeviceError::new(message)));
-    }
     Ok(head)
 }
 

@@ -6,6 +6,7 @@ use super::config::Config;
 use super::loader::check_is_whole;
 use super::source::ModelFiles;
 use super::weights::Weights;
+use super::{known, late};
 use crate::engine::Dtype;
 use crate::engine::groups::GROUP_TOKENS;
 use crate::error::ModelError;
@@ -26,6 +27,8 @@ pub struct Need {
     pub weight_bytes: u64,
     pub activation_bytes: u64,
     pub tokenizer_bytes: u64,
+    /// Of late interaction: the vectors of documents that are kept.
+    pub matrix_bytes: u64,
 }
 
 /// How a model will be run, as far as it costs memory.
@@ -34,8 +37,13 @@ pub struct Run {
     pub dtype: Dtype,
     /// Threads that compute, each with activations of its own; 1 on a GPU.
     pub threads: usize,
-    /// No longer sequence is taken than fits in one batch.
     pub max_batch_tokens: usize,
+    /// Of a sequence, beside the model's own.
+    pub max_length: usize,
+    /// Whether a model of one vector a text is to give one a token.
+    pub late_interaction: bool,
+    /// What a model of token vectors may keep of documents.
+    pub matrix_bytes: u64,
 }
 
 impl Need {
@@ -50,7 +58,9 @@ impl Need {
         };
         let hidden = size(&["hidden_size", "dim"]);
         let intermediate = size(&["intermediate_size", "hidden_dim"]);
-        let max_length = size(&["max_position_embeddings"]);
+        let made_for = known::find(files.name()).map_or(usize::MAX, |known| known.max_length);
+        let max_length =
+            size(&["max_position_embeddings"]).min(made_for.min(run.max_length) as u64);
         let row = HIDDEN_ROWS * hidden + INTERMEDIATE_ROWS * intermediate;
         let batch_tokens = run.max_batch_tokens as u64;
         let (bytes, tokens) = match run.dtype {
@@ -58,6 +68,7 @@ impl Need {
             Dtype::F16 => (2, batch_tokens),
             _ => (4, max_length.min(batch_tokens).max(GROUP_TOKENS as u64 * 4 / 3)),
         };
+        let is_late = run.late_interaction || late::is_told(files)?;
         let tokenizer = files.read("tokenizer.json")?.map_or(0, |bytes| bytes.len() as u64);
         let mut need = Self {
             num_parameters: 0,
@@ -65,6 +76,7 @@ impl Need {
             weight_bytes: 0,
             activation_bytes: run.threads as u64 * tokens * row * bytes,
             tokenizer_bytes: TOKENIZER_FACTOR * tokenizer,
+            matrix_bytes: if is_late { run.matrix_bytes } else { 0 },
         };
         for (name, shape) in Weights::open(files)?.shapes() {
             need.add(name, shape);
@@ -92,7 +104,9 @@ impl Need {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(self.tokenizer_bytes)
+        [self.weight_bytes, self.activation_bytes, self.tokenizer_bytes, self.matrix_bytes]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -107,7 +121,11 @@ impl fmt::Display for Need {
             self.dtype.name(),
             mib(self.activation_bytes),
             mib(self.tokenizer_bytes),
-        )
+        )?;
+        match self.matrix_bytes {
+            0 => Ok(()),
+            bytes => write!(f, " + document vectors {}", mib(bytes)),
+        }
     }
 }
 
@@ -121,10 +139,22 @@ mod tests {
     use super::super::source::{HubOptions, Source};
     use super::*;
 
-    fn need(dtype: Dtype, threads: usize) -> Need {
+    const RUN: Run = Run {
+        dtype: Dtype::F32,
+        threads: 1,
+        max_batch_tokens: 2048,
+        max_length: usize::MAX,
+        late_interaction: false,
+        matrix_bytes: 5 << 20,
+    };
+
+    fn need_of(run: Run) -> Need {
         let nowhere = HubOptions::from_env(|_| None);
-        let files = Source::Embedded.open(&nowhere).unwrap();
-        Need::of(&files, Run { dtype, threads, max_batch_tokens: 2048 }).unwrap()
+        Need::of(&Source::Embedded.open(&nowhere).unwrap(), run).unwrap()
+    }
+
+    fn need(dtype: Dtype, threads: usize) -> Need {
+        need_of(Run { dtype, threads, ..RUN })
     }
 
     #[test]
@@ -136,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_documents_counts_where_some_is() {
+        let plain = need_of(RUN);
+        let late = need_of(Run { late_interaction: true, ..RUN });
+        assert_eq!((plain.matrix_bytes, late.bytes() - plain.bytes()), (0, 5 << 20));
+        assert!(late.to_string().ends_with(" + document vectors 5.0 MiB"), "{late}");
+    }
+
+    #[test]
+    fn a_bound_on_sequences_bounds_activations() {
+        let (whole, short) = (need_of(RUN), need_of(Run { max_length: 64, ..RUN }));
+        assert!(short.activation_bytes <= whole.activation_bytes);
+        assert_eq!(short.weight_bytes, whole.weight_bytes);
+    }
+
+    #[test]
     fn the_sum_is_shown_with_its_parts() {
         let need = Need {
             num_parameters: 2_500_000,
@@ -143,6 +188,7 @@ mod tests {
             weight_bytes: 10 << 20,
             activation_bytes: 3 << 19,
             tokenizer_bytes: 1 << 20,
+            matrix_bytes: 0,
         };
         let expected = "12.5 MiB = weights 10.0 MiB (2.5 million numbers, f32) + activations 1.5 MiB \
                         + tokenizer 1.0 MiB";

@@ -11,7 +11,7 @@ use crate::engine::{Dtype, MaxSim};
 use crate::error::ModelError;
 use crate::model::head::Head;
 use crate::model::known;
-use crate::model::loader::{self, LoadOptions, LoadedModel};
+use crate::model::loader::{self, Gpus, LoadOptions, LoadedModel};
 use crate::model::prompts::Prompts;
 use crate::model::source::ModelFiles;
 use crate::model::{Grain, Scorer};
@@ -108,20 +108,47 @@ pub fn prepare_or_fall_back(
     }
 }
 
+/// Tokens in a batch, as they were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchTokens {
+    pub max: usize,
+    /// Nobody set them: for a model of longer sequences they are as many as one of those has.
+    pub may_grow: bool,
+}
+
+/// Like [`prepare_or_fall_back`], for batches that hold the longest sequence: also how many tokens these have.
+///
+/// # Errors
+/// As for [`prepare`]; or a sequence of the model may be longer than a batch.
+pub fn prepare_to_fit(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    may_fall_back: bool,
+    tokens: BatchTokens,
+) -> Result<(Prepared, usize), ModelError> {
+    let mut prepared = prepare_or_fall_back(files, options, may_fall_back)?;
+    let (max_length, max_batch_tokens) = (prepared.max_length, tokens.max);
+    if max_length <= max_batch_tokens {
+        return Ok((prepared, max_batch_tokens));
+    }
+    if !tokens.may_grow {
+        return Err(ModelError::LongerThanBatch { max_batch_tokens, max_length });
+    }
+    let model = files.name();
+    tracing::info!(model, max_length, "a batch holds one sequence of the longest");
+    if let Some(gpus) = &options.gpus {
+        // A card's memory for a batch is taken at load.
+        let gpus = Some(Gpus { max_batch_tokens: max_length, ..gpus.clone() });
+        prepared =
+            prepare_or_fall_back(files, &LoadOptions { gpus, ..options.clone() }, may_fall_back)?;
+    }
+    Ok((prepared, max_length))
+}
+
 impl Prepared {
     /// Floats that the model gives for a sequence.
     pub fn width(&self) -> usize {
         self.scorers.first().map_or(0, |scorer| scorer.width())
-    }
-
-    /// # Errors
-    /// A sequence of the model may be longer than a batch.
-    pub fn check_fits(&self, max_batch_tokens: usize) -> Result<(), ModelError> {
-        let max_length = self.max_length;
-        if max_length > max_batch_tokens {
-            return Err(ModelError::LongerThanBatch { max_batch_tokens, max_length });
-        }
-        Ok(())
     }
 }
 
@@ -145,7 +172,7 @@ fn prepare_as(
         max_sim,
     } = loader::load(files, &options)?;
     let made_for = known::find(files.name()).map_or(max_length, |known| known.max_length);
-    let max_length = max_length.min(made_for);
+    let max_length = max_length.min(made_for).min(options.max_length.unwrap_or(usize::MAX));
     if !head.can_rank() {
         let message = format!(
             "{width} labels; a reranker has one, or two of which the second counts, or model.toml names the \

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::memory::{Ledger, Reservation};
 use super::models::{Models, Scoring, Serving};
-use super::{Cascade, Host, Options, Service, prepare_or_fall_back};
+use super::{BatchTokens, Cascade, Host, Options, Service, prepare_to_fit};
 use crate::api::info::{ModelFacts, VectorFacts};
+use crate::batch::Limits;
 use crate::clock;
 use crate::engine::Dtype;
 use crate::error::{Error, ModelError};
@@ -33,6 +34,8 @@ pub struct Spec {
     pub load: LoadOptions,
     /// Whether the CPU takes the model if the GPUs cannot.
     pub may_fall_back: bool,
+    /// Whether batches of a model of long sequences are larger than `options` says.
+    pub may_grow: bool,
     pub options: Options,
 }
 
@@ -148,6 +151,7 @@ impl Loader {
                 return Err(Error::invalid("max_batch_tokens", message));
             }
             spec.options.limits.max_batch_tokens = tokens;
+            spec.may_grow = false;
             if let Some(gpus) = &mut spec.load.gpus {
                 gpus.max_batch_tokens = tokens;
             }
@@ -195,15 +199,24 @@ impl Loader {
         names: &Names,
     ) -> Result<(Serving, String), ModelError> {
         let Spec { load, options, .. } = spec;
-        let run = |dtype| Run {
+        let tokens = BatchTokens { max: options.limits.max_batch_tokens, may_grow: spec.may_grow };
+        let run = |dtype, max_length| Run {
             dtype,
             threads: match dtype {
                 Dtype::F16 => 1,
                 _ => load.threads.map_or(1, std::num::NonZero::get),
             },
-            max_batch_tokens: options.limits.max_batch_tokens,
+            max_batch_tokens: match dtype {
+                Dtype::F16 => tokens.max,
+                _ if tokens.may_grow => max_length,
+                _ => tokens.max,
+            },
+            max_length,
+            late_interaction: load.late_interaction,
+            matrix_bytes: options.matrices.memory_bytes as u64,
         };
-        let need = Need::of(files, run(expected_dtype(load)))?;
+        let longest = load.max_length.unwrap_or(usize::MAX);
+        let need = Need::of(files, run(expected_dtype(load), longest))?;
         let (load, memory) = match self.memory.reserve(&names.served, &need) {
             Ok(memory) => (load.clone(), Some(memory)),
             // The memory that is reckoned with is the card's.
@@ -213,11 +226,13 @@ impl Loader {
             }
             Err(why) => return Err(why),
         };
-        let prepared = prepare_or_fall_back(files, &load, spec.may_fall_back)?;
-        prepared.check_fits(options.limits.max_batch_tokens)?;
-        if let Some(memory) = memory.as_ref().filter(|_| prepared.dtype != need.dtype) {
-            memory.correct(&Need::of(files, run(prepared.dtype))?);
+        let (prepared, max_batch_tokens) =
+            prepare_to_fit(files, &load, spec.may_fall_back, tokens)?;
+        if let Some(memory) = &memory {
+            memory.correct(&Need::of(files, run(prepared.dtype, prepared.max_length))?);
         }
+        let limits = Limits { max_batch_tokens, ..options.limits };
+        let options = Options { limits, ..options.clone() };
         let facts = ModelFacts {
             name: names.served.clone(),
             aliases: names.aliases.clone(),
@@ -233,7 +248,7 @@ impl Loader {
             created_unix_seconds: clock::unix_seconds(),
         };
         let device = prepared.device.clone();
-        let service = Service::start(names.served.clone(), prepared, options, &self.host)
+        let service = Service::start(names.served.clone(), prepared, &options, &self.host)
             .map_err(|source| ModelError::Io { file: "threads".into(), source })?;
         let scoring = Scoring::Model(Box::new(service));
         Ok((Serving::new(scoring, facts, memory), device))

@@ -97,6 +97,7 @@ mod tests {
             weight_bytes,
             activation_bytes: 0,
             tokenizer_bytes: 0,
+            matrix_bytes: 0,
         }
     }
 

@@ -33,7 +33,7 @@ use fold::Folded;
 use rows::Visit;
 
 pub use cascade::Cascade;
-pub use load::{Prepared, PreparedLate, prepare, prepare_or_fall_back};
+pub use load::{BatchTokens, Prepared, PreparedLate, prepare, prepare_to_fit};
 pub use loader::{Loaded, Loader, Spec};
 pub use models::{Models, Serving};
 
@@ -164,6 +164,7 @@ impl Service {
                 skiplist: encoder.skiplist().clone(),
                 identity: [weights, dtype.name().to_owned(), format],
                 is_shared: options.matrices.is_shared,
+                patience_tokens: options.limits.max_batch_tokens,
             };
             Ok::<_, std::io::Error>(Arc::new(late))
         });
@@ -259,6 +260,7 @@ impl Service {
             timeout: request.timeout,
             priority: request.priority,
             may_cache: request.may_cache,
+            of_tokens: false,
         };
         let done = self.run(work, stamps, tenant).await?;
         let (sequences, items) = (&done.sequences, &done.items);
@@ -266,6 +268,9 @@ impl Service {
         let folded = match &done.found {
             Found::Rows(values) => fold::fold(&self.head, self.width, values, sequences, items)?,
             Found::Matches(matches) => fold::fold_matches(matches, sequences, items)?,
+            Found::TokenRows(_) => {
+                return Err(Error::Internal("token vectors in the place of scores".into()));
+            }
             Found::Precomputed(num_documents) => {
                 num_precomputed = *num_documents;
                 Folded::default()
@@ -335,6 +340,12 @@ impl Service {
                 (stamps.started, stamps.scored) = (rows.started, rows.scored);
                 Found::Rows(rows.values)
             }
+            (Some(_), _) if work.of_tokens => {
+                permit.correct(sequences.num_tokens());
+                let rows = visit.score(Arc::clone(&sequences)).await?;
+                (stamps.started, stamps.scored) = (rows.started, rows.scored);
+                Found::TokenRows(rows.values)
+            }
             (Some(late), _) => {
                 let matches = late.matches(&visit, &mut permit, work.may_cache, &items).await?;
                 (stamps.started, stamps.scored) = (matches.started, matches.scored);
@@ -353,12 +364,16 @@ struct Work {
     timeout: Option<Duration>,
     priority: u16,
     may_cache: bool,
+    /// Whether the vectors of all tokens are asked for.
+    of_tokens: bool,
 }
 
 /// What the device or a store had for a request.
 enum Found {
     /// `[num_sequences, width]`.
     Rows(Vec<f32>),
+    /// `[num_tokens, width]`.
+    TokenRows(Vec<f32>),
     /// Of late interaction.
     Matches(late::Matches),
     /// Documents whose vectors are kept now and were not before.

@@ -180,6 +180,45 @@ fn without_a_driver_cuda_is_refused_and_auto_computes_on_the_cpu() {
 }
 
 #[test]
+fn several_models_take_turns_on_one_gpu() {
+    let (driver, pairs) = (driver(), tiny_model());
+    let late = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-colbert");
+    let model = |name: &str, folder: &Path| format!("{name}={}", folder.display());
+    let serve = |device: &str, dtype: &str| {
+        let mut command = rerankd();
+        command.env("LD_LIBRARY_PATH", driver.path()).args(["serve", "--port", "0"]);
+        command.args(["--device", device, "--dtype", dtype, "--max-batch-tokens", "1024"]);
+        // Every request is to reach the device.
+        command.args(["--score-cache-bytes", "0", "--matrix-memory-bytes", "0"]);
+        command.args(["--model", &model("pairs", pairs.path()), "--model", &model("late", &late)]);
+        Server::spawn(command).when_ready()
+    };
+    let scores = |server: &Server, model: &str| -> Vec<f64> {
+        let documents = ["river stone market", "winter engine", "a b"];
+        let body = json!({"model": model, "query": "river stone", "documents": documents});
+        let answer = server.post("/v2/rerank", &body);
+        assert_eq!(answer.status, 200, "{model}: {}", answer.text);
+        let mut results = answer.json()["results"].as_array().unwrap().clone();
+        results.sort_by_key(|result| result["index"].as_u64());
+        results.iter().map(|result| result["relevance_score"].as_f64().unwrap()).collect()
+    };
+    let (gpu, cpu) = (serve("cuda", "auto"), serve("cpu", "f32"));
+    let alone = ["pairs", "late"].map(|model| scores(&gpu, model));
+    for (model, alone) in ["pairs", "late"].iter().zip(&alone) {
+        let expected = scores(&cpu, model);
+        let off = alone.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(off < 5e-3, "{model}: {alone:?} for {expected:?}");
+    }
+    std::thread::scope(|scope| {
+        for (model, alone) in ["pairs", "late"].iter().zip(&alone) {
+            for _ in 0..2 {
+                scope.spawn(|| (0..3).for_each(|_| assert_eq!(scores(&gpu, model), *alone)));
+            }
+        }
+    });
+}
+
+#[test]
 fn auto_takes_the_gpu() {
     let (driver, model) = (driver(), tiny_model());
     let mut command = rerankd();

@@ -238,3 +238,40 @@ fn a_cascade_is_a_model_and_charges_for_both_passes() {
     let predict = server.post("/predict", &json!({"model": "both", "inputs": "a b"}));
     assert_eq!(predict.status, 424, "{}", predict.text);
 }
+
+/// A copy of a model that takes longer sequences than its batch would by default.
+fn of_positions(name: &str, positions: usize) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden(name)).unwrap().flatten() {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    for (file, field) in
+        [("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")]
+    {
+        let file = copy.path().join(file);
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        json[field] = positions.into();
+        std::fs::write(&file, json.to_string()).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn a_model_of_long_sequences_needs_no_word_about_batches() {
+    let folder = of_positions("tiny-llama", 3000);
+    let source = folder.path().to_str().unwrap();
+    let longest = |server: &Server| server.get("/info").json()["max_input_length"].clone();
+    let server = serve(&["--model", source]);
+    assert!(server.logged("a batch holds one sequence of the longest"));
+    assert_eq!(longest(&server), 3000);
+    let body = json!({"query": "a b", "documents": ["a b c ".repeat(2000), "d"]});
+    let answer = server.post("/v1/rerank", &body);
+    assert_eq!(scores(&answer).len(), 2);
+    assert_eq!(longest(&serve(&["--model", source, "--max-length", "200"])), 200);
+
+    let mut command = rerankd();
+    command.args(["serve", "--port", "0", "--max-batch-tokens", "2000", "--model", source]);
+    let output = command.output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && complaint.contains("(3000); max-length"), "{complaint}");
+}

@@ -118,6 +118,9 @@ struct Subjects {
     /// Tokens in one batch; at least the longest sequence of the model
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     max_batch_tokens: Option<usize>,
+    /// Tokens in a sequence; longer ones are cut, or read in chunks [default: the model's own]
+    #[arg(long, env = "RERANKD_MAX_LENGTH", value_name = "TOKENS")]
+    max_length: Option<usize>,
 }
 
 /// Enough to fill batches behind the one that is computed.
@@ -179,6 +182,7 @@ impl Subjects {
                 dtype: self.dtype,
                 threads: self.threads,
                 max_batch_tokens: self.max_batch_tokens,
+                max_length: self.max_length,
                 device_timeout_ms: None,
                 batch_invariant: None,
                 late_interaction: one_for_each(

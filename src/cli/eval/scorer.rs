@@ -43,10 +43,10 @@ pub(super) fn load(
     max_requests: usize,
     max_chunks_per_doc: usize,
 ) -> Result<Loaded, Failure> {
-    let Opened { name, revision, prepared } = open(config, hardware)?;
+    let Opened { name, revision, prepared, max_batch_tokens } = open(config, hardware)?;
     let options = Options {
         limits: Limits {
-            max_batch_tokens: config.max_batch_tokens,
+            max_batch_tokens,
             max_batch_sequences: 512,
             max_queue_delay: Duration::ZERO,
         },
