@@ -174,6 +174,11 @@ fn gte_gives_the_reference_logits() {
 }
 
 #[test]
+fn jinas_layout_gives_the_reference_logits() {
+    check_family("tiny-jina-reranker", 4e-3, 1.1e-2);
+}
+
+#[test]
 fn an_encoder_with_modules_for_its_head_gives_the_reference_logits() {
     check_family("tiny-ettin", 1.3e-2, 3.5e-2);
 }

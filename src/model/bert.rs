@@ -105,6 +105,7 @@ pub(super) enum FeedForward {
 pub(super) struct Layout {
     /// Of every tensor but the head's. Some checkpoints go without.
     pub(super) prefix: &'static str,
+    pub(super) embeddings_norm: &'static str,
     pub(super) layer: &'static str,
     pub(super) qkv: Qkv,
     pub(super) attention_output: &'static str,
@@ -158,6 +159,7 @@ pub(super) enum Original {}
 
 pub(super) const BERT: Layout = Layout {
     prefix: "bert.",
+    embeddings_norm: "embeddings.LayerNorm",
     layer: "encoder.layer",
     qkv: Qkv::Apart(["attention.self.query", "attention.self.key", "attention.self.value"]),
     attention_output: "attention.output.dense",
@@ -182,6 +184,11 @@ impl Sizes {
     /// From the fields as BERT names them.
     pub(super) fn read(fields: &Fields) -> Result<Self, ModelError> {
         fields.check_is("position_embedding_type", "absolute")?;
+        Self::read_without_positions(fields)
+    }
+
+    /// The same, whatever they say of positions.
+    pub(super) fn read_without_positions(fields: &Fields) -> Result<Self, ModelError> {
         let hidden_size = fields.size("hidden_size", MAX_SIZE)?;
         Ok(Self {
             hidden_size,
@@ -198,7 +205,7 @@ impl Sizes {
         })
     }
 
-    fn head_dim(&self) -> usize {
+    pub(super) fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads
     }
 }

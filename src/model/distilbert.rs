@@ -1,6 +1,6 @@
 //! DistilBERT: BERT without token types, under names of its own.
 
-use super::bert::{FeedForward, Kind, Layout, Positions, Qkv, Sizes};
+use super::bert::{BERT, FeedForward, Kind, Layout, Positions, Qkv, Sizes};
 use super::config::{Fields, MAX_LAYERS, MAX_SIZE, MAX_VOCAB};
 use crate::engine::Epilogue;
 use crate::error::ModelError;
@@ -21,6 +21,7 @@ impl Kind for DistilBert {
         head_dense: "pre_classifier",
         head_act: Epilogue::BiasRelu,
         head_out: "classifier",
+        ..BERT
     };
 
     fn sizes(fields: &Fields) -> Result<Sizes, ModelError> {

@@ -9,6 +9,7 @@ use super::electra::Electra;
 use super::gemma::{Gemma, Gemma2};
 use super::gte::Gte;
 use super::head::{self, Head};
+use super::jina::{self, Jina};
 use super::late;
 use super::llama::Llama;
 use super::loader::{Instances, Parts};
@@ -23,6 +24,7 @@ use super::scorer::Family;
 use super::source::ModelFiles;
 use crate::engine::Backend;
 use crate::error::ModelError;
+use serde_json::Value;
 
 /// A model family before it is loaded.
 pub(super) trait Architecture {
@@ -51,6 +53,8 @@ pub(super) struct Entry {
     /// As config.json names it.
     architecture: &'static str,
     model_type: &'static str,
+    /// As `auto_map` names the class of the configuration, of a family that has another's architecture.
+    config_class: Option<&'static str>,
     pub(super) make_head: MakeHead,
     /// Whether it is a language model, which is asked in words.
     pub(super) is_prompted: bool,
@@ -66,6 +70,7 @@ const fn entry<A: Architecture>(
     Entry {
         architecture,
         model_type,
+        config_class: None,
         make_head,
         is_prompted: false,
         check: A::check,
@@ -81,7 +86,12 @@ const fn prompted<A: Architecture>(
     Entry { is_prompted: true, ..entry::<A>(architecture, model_type, make_head) }
 }
 
-static FAMILIES: [Entry; 26] = [
+const fn jina(architecture: &'static str, make_head: MakeHead) -> Entry {
+    let entry = entry::<Jina>(architecture, "xlm-roberta", make_head);
+    Entry { config_class: Some(jina::CONFIG_CLASS), ..entry }
+}
+
+static FAMILIES: [Entry; 28] = [
     entry::<Original>("BertForSequenceClassification", "bert", classifier),
     entry::<Original>("BertModel", "bert", modules::head),
     entry::<Original>("HF_ColBERT", "bert", late::required_head),
@@ -89,6 +99,8 @@ static FAMILIES: [Entry; 26] = [
     entry::<Roberta>("XLMRobertaForSequenceClassification", "xlm-roberta", classifier),
     entry::<Roberta>("XLMRobertaModel", "xlm-roberta", modules::head),
     entry::<Roberta>("CamembertForSequenceClassification", "camembert", classifier),
+    jina("XLMRobertaForSequenceClassification", classifier),
+    jina("HF_ColBERT", late::required_head),
     entry::<DistilBert>("DistilBertForSequenceClassification", "distilbert", classifier),
     entry::<DistilBert>("DistilBertModel", "distilbert", modules::head),
     entry::<Electra>("ElectraForSequenceClassification", "electra", classifier),
@@ -117,8 +129,15 @@ static FAMILIES: [Entry; 26] = [
 pub(super) fn find(config: &Config) -> Result<&'static Entry, ModelError> {
     const FILE: &str = "config.json";
     let asked = config.architecture.as_str();
-    let Some(entry) = FAMILIES.iter().find(|entry| entry.architecture == asked) else {
-        let supported = FAMILIES.each_ref().map(|entry| entry.architecture).join(", ");
+    let class = config.fields.get("auto_map.AutoConfig").and_then(Value::as_str);
+    let class = class.and_then(|name| name.rsplit('.').next());
+    let of_class = |class| {
+        let is_one = |e: &&Entry| e.architecture == asked && e.config_class == class;
+        FAMILIES.iter().find(is_one)
+    };
+    let Some(entry) = of_class(class).or_else(|| of_class(None)) else {
+        let plain = FAMILIES.iter().filter(|entry| entry.config_class.is_none());
+        let supported = plain.map(|entry| entry.architecture).collect::<Vec<_>>().join(", ");
         let base = asked.strip_suffix("Model").or(asked.strip_suffix("ForMaskedLM"));
         let headed = base.map(|base| format!("{base}ForSequenceClassification"));
         let message = match headed {

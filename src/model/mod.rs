@@ -13,6 +13,7 @@ pub mod faults;
 mod gemma;
 mod gte;
 pub mod head;
+mod jina;
 pub mod known;
 pub mod late;
 mod llama;

@@ -16,7 +16,7 @@ const TINY_TOLERANCE: f32 = 5e-3;
 const TINY_VOCAB: usize = 293;
 /// Two to four layers of f16 roundings.
 const FAMILY_TOLERANCE: f32 = 3e-3;
-const ENCODERS: [&str; 8] = [
+const ENCODERS: [&str; 9] = [
     "tiny-xlm-roberta",
     "tiny-roberta",
     "tiny-distilbert",
@@ -24,6 +24,7 @@ const ENCODERS: [&str; 8] = [
     "tiny-modernbert",
     "tiny-modernbert-cls",
     "tiny-gte-new",
+    "tiny-jina-reranker",
     "tiny-ettin",
 ];
 const DECODERS: [&str; 6] = [

@@ -6,7 +6,7 @@ overflow them; heads have 32 columns, the smallest that a GPU kernel knows.
 import json
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
@@ -19,6 +19,7 @@ from transformers import (
 import prompts
 
 import gte
+import jina
 import modules
 
 from fixtures import randomise, vocabulary, write_json
@@ -168,6 +169,17 @@ def gte_new(folder):
     save(folder, gte.ForSequenceClassification(config).eval(), 32, tokenizer)
 
 
+def jina_reranker(folder):
+    tokenizer = unigram()
+    config = XLMRobertaConfig(
+        **SIZES, vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=LIMIT + 2, type_vocab_size=1,
+        layer_norm_eps=1e-5, pad_token_id=1, num_labels=1)
+    save(folder, XLMRobertaForSequenceClassification(config).eval(), 35, tokenizer,
+         {"auto_map": jina.AUTO_MAP, "position_embedding_type": "absolute"})
+    file = folder / "model.safetensors"
+    save_file(jina.renamed(load_file(file)), file, metadata={"format": "pt"})
+
+
 def modular(folder):
     """As sentence-transformers saves a cross-encoder made of modules: the encoder, pooling, and layers beside it."""
     tokenizer = byte_level(BERT_SPECIAL)
@@ -250,6 +262,7 @@ FAMILIES = {
         lambda folder: decoder(folder, llama, LlamaForSequenceClassification, 30, prompts.PLAIN, 1), ASKED_LIMIT),
     "tiny-deberta-v3": (deberta, LIMIT),
     "tiny-gte-new": (gte_new, LIMIT),
+    "tiny-jina-reranker": (jina_reranker, LIMIT),
     "tiny-ettin": (modular, 256),
     "tiny-bge-reranker-v2-gemma": (
         lambda folder: decoder(

@@ -3,9 +3,11 @@
 tiny-colbert      BERT in Stanford's layout: masks that are not attended to, punctuation left out of documents
 tiny-pylate       ModernBERT in PyLate's layout, the same
 tiny-pylate-xlm   XLM-RoBERTa in PyLate's layout: masks that are attended to, a skiplist of its own
+tiny-jina-colbert XLM-RoBERTa with Jina's names and rotary positions in Stanford's layout: masks that are attended to
 """
 import json
 import string
+from types import SimpleNamespace
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +17,7 @@ from transformers import (
 )
 
 import families
+import jina
 from fixtures import randomise, vocabulary, write_json
 
 DIM = 24
@@ -87,7 +90,25 @@ def xlm_roberta(folder):
         "attend_to_expansion_tokens": True, "skiplist_words": ["▁", "river"]})
 
 
-FOLDERS = {"tiny-colbert": colbert, "tiny-pylate": modernbert, "tiny-pylate-xlm": xlm_roberta}
+def jina_colbert(folder):
+    tokenizer = families.unigram()
+    tokenizer.add_special_tokens(["<mask>", "[QueryMarker]", "[DocumentMarker]"])
+    config = XLMRobertaConfig(
+        **families.SIZES, vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=66, type_vocab_size=1,
+        layer_norm_eps=1e-5, pad_token_id=1, position_embedding_type="rotary", rotary_emb_base=10000.0,
+        auto_map=jina.AUTO_MAP)
+    finish(folder, jina.Encoder(config).eval(), 47, tokenizer, "HF_ColBERT")
+    tensors = {f"roberta.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file({**tensors, "linear.weight": projection(48, 64)}, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "artifact.metadata", {
+        "query_token_id": "[QueryMarker]", "doc_token_id": "[DocumentMarker]", "attend_to_mask_tokens": True,
+        "mask_punctuation": True, "similarity": "cosine", "dim": DIM, "query_maxlen": QUERY_LENGTH,
+        "doc_maxlen": DOCUMENT_LENGTH,
+    })
+
+
+FOLDERS = {"tiny-colbert": colbert, "tiny-pylate": modernbert, "tiny-pylate-xlm": xlm_roberta,
+           "tiny-jina-colbert": jina_colbert}
 
 
 class Reference:
@@ -99,9 +120,13 @@ class Reference:
         stanford = folder / "artifact.metadata"
         if stanford.exists():
             settings = json.loads(stanford.read_text())
-            config = BertConfig.from_pretrained(folder)
-            self.model = BertModel(config, add_pooling_layer=False)
-            names = {k.removeprefix("bert."): v.float() for k, v in tensors.items() if k.startswith("bert.")}
+            if jina.is_one(folder):
+                config = json.loads((folder / "config.json").read_text())
+                self.model, prefix = jina.Encoder(SimpleNamespace(**config)), "roberta."
+            else:
+                config = BertConfig.from_pretrained(folder)
+                self.model, prefix = BertModel(config, add_pooling_layer=False), "bert."
+            names = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
             self.model.load_state_dict(names, strict=False)
             self.linear = tensors["linear.weight"].float()
             self.markers = settings["query_token_id"], settings["doc_token_id"]

@@ -25,6 +25,7 @@ import encoders
 import families
 import fixtures
 import gte
+import jina
 import late
 import modules
 import prompts
@@ -77,8 +78,9 @@ def cross_golden(folder, pairs, limit=512):
 
 
 def load(folder):
-    if gte.is_one(folder):
-        return gte.load(folder)
+    for family in (gte, jina):
+        if family.is_one(folder):
+            return family.load(folder)
     if (folder / "modules.json").exists():
         return modules.load(folder)
     return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()

@@ -124,7 +124,8 @@ impl Cpu {
         };
         let from =
             if wide { Source::F32(parts.wide.as_ptr()) } else { Source::Bf16(parts.half.as_ptr()) };
-        let args = EncodeArgs { from, to, rows: num_rows, width, stride };
+        let args =
+            EncodeArgs { from, to, rows: num_rows, width, from_stride: stride, to_stride: stride };
         // SAFETY: `with_isa` asked the CPU; every form has room for `num_rows` rows, and the two differ.
         unsafe { (self.narrow.encode)(&args) };
     }

@@ -39,7 +39,7 @@ pub struct Documents {
     dim: usize,
     /// `[num_rows, dim]`; in bf16 the document that is being written alone.
     wide: Vec<f32>,
-    /// `[num_rows, padded(dim)]` and room for whole blocks.
+    /// `[num_blocks][steps][BLOCK_ROWS][STEP]`, as tiles read it: line after line.
     half: Option<Buffer<u16>>,
     /// Where each document ends, in rows.
     ends: Vec<usize>,
@@ -102,30 +102,50 @@ impl Cpu {
         };
         documents.wide.clear();
         read(&mut documents.wide);
-        let (dim, stride) = (documents.dim, padded(documents.dim));
+        let dim = documents.dim;
         let end = begin + documents.wide.len() / dim;
         documents.ends.push(end);
-        if end.next_multiple_of(BLOCK_ROWS) * stride > half.len() {
+        if end.next_multiple_of(BLOCK_ROWS) * padded(dim) > half.len() {
             let mut larger = halves(dim, 2 * end);
-            larger[..begin * stride].copy_from_slice(&half[..begin * stride]);
+            larger[..half.len()].copy_from_slice(half);
             *half = larger;
         }
-        let rows = &mut half[begin * stride..end * stride];
-        if stride == dim {
-            // Without padding all rows are one, of whole vectors.
-            let args = EncodeArgs {
-                from: Source::F32(documents.wide.as_ptr()),
-                to: Target::Bf16(rows.as_mut_ptr()),
-                rows: 1,
-                width: rows.len(),
-                stride: rows.len(),
-            };
-            // SAFETY: `with_isa` asked the CPU; both have `width` numbers, a multiple of a step.
-            unsafe { (self.narrow.encode)(&args) };
-            return;
+        let mut first = begin;
+        while first < end {
+            let rows = end.min((first / BLOCK_ROWS + 1) * BLOCK_ROWS) - first;
+            let from = &documents.wide[(first - begin) * dim..][..rows * dim];
+            self.narrow_rows(from, dim, first % BLOCK_ROWS, {
+                let block = BLOCK_ROWS * padded(dim);
+                &mut half[first / BLOCK_ROWS * block..][..block]
+            });
+            first += rows;
         }
-        for (to, from) in rows.chunks_exact_mut(stride).zip(documents.wide.chunks_exact(dim)) {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16(*from));
+    }
+
+    /// Writes rows of `dim` into a block, from its row `row` on.
+    fn narrow_rows(&self, from: &[f32], dim: usize, row: usize, block: &mut [u16]) {
+        let rows = from.len() / dim;
+        assert!(row + rows <= BLOCK_ROWS, "rows of one block");
+        for (step, block) in block.chunks_exact_mut(BLOCK_ROWS * STEP).enumerate() {
+            let width = STEP.min(dim - step * STEP);
+            let to = &mut block[row * STEP..][..rows * STEP];
+            if width == STEP {
+                let args = EncodeArgs {
+                    from: Source::F32(from[step * STEP..].as_ptr()),
+                    to: Target::Bf16(to.as_mut_ptr()),
+                    rows,
+                    width,
+                    from_stride: dim,
+                    to_stride: STEP,
+                };
+                // SAFETY: `with_isa` asked the CPU; `rows` rows of `dim` have a whole step here, and `to` is as many.
+                unsafe { (self.narrow.encode)(&args) };
+                continue;
+            }
+            for (to, from) in to.chunks_exact_mut(STEP).zip(from.chunks_exact(dim)) {
+                let from = &from[step * STEP..];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16(*from));
+            }
         }
     }
 
@@ -149,7 +169,7 @@ impl Cpu {
                 assert_eq!(panels.len(), num_panels * padded(dim) * width, "whole panels");
                 let args = narrow::MaxSimArgs {
                     rows: half.as_ptr(),
-                    steps: padded(dim) / 2 / STEP_DWORDS,
+                    steps: padded(dim) / STEP,
                     ends,
                     panels: panels.as_ptr(),
                     num_panels,
@@ -215,9 +235,11 @@ impl MaxSim for Cpu {
 /// The sum in a fixed order: lane by lane, then of the lanes in halves.
 fn sum(best: &[f32]) -> f32 {
     let mut lanes = [0f32; MAX_LANES];
-    for best in best.chunks(MAX_LANES) {
+    let (whole, rest) = best.as_chunks::<MAX_LANES>();
+    for best in whole {
         lanes.iter_mut().zip(best).for_each(|(lane, best)| *lane += best);
     }
+    lanes.iter_mut().zip(rest).for_each(|(lane, best)| *lane += best);
     let mut half = MAX_LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -232,9 +254,12 @@ fn halves(dim: usize, max_rows: usize) -> Buffer<u16> {
     Buffer::zeroed(max_rows.next_multiple_of(BLOCK_ROWS) * padded(dim))
 }
 
-/// Columns in whole steps of the narrow kernels.
+/// Numbers of a step of the narrow kernels.
+const STEP: usize = 2 * STEP_DWORDS;
+
+/// Columns in whole steps.
 fn padded(dim: usize) -> usize {
-    dim.next_multiple_of(2 * STEP_DWORDS)
+    dim.next_multiple_of(STEP)
 }
 
 fn bf16(x: f32) -> u16 {

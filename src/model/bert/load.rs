@@ -41,7 +41,7 @@ impl<B: Backend> Loader<'_, B> {
             let name = format!("{}embeddings_project", self.prefix);
             self.parameters.linear(&name, shape, Meets::Sequences)
         };
-        let norm = format!("{}embeddings.LayerNorm", self.prefix);
+        let norm = format!("{}{}", self.prefix, self.layout.embeddings_norm);
         Ok(Bert {
             embeddings: self.embeddings()?,
             embeddings_norm: self.norm(&norm, sizes.embedding_size)?,

@@ -9,23 +9,23 @@ use crate::engine::cpu::numbers::{Bf16, F32, Numbers};
 #[inline(always)]
 pub(super) unsafe fn encode<S: Lanes>(args: &EncodeArgs) {
     for row in 0..args.rows {
-        let at = row * args.stride;
+        let (at, to_at) = (row * args.from_stride, row * args.to_stride);
         // SAFETY: a row below `rows`.
         unsafe {
             match (args.from, args.to) {
                 (Source::F32(from), Target::Codes(to, codes)) => {
-                    *codes.add(row) = row_codes::<S, F32>(from.add(at), args.width, to.add(at));
+                    *codes.add(row) = row_codes::<S, F32>(from.add(at), args.width, to.add(to_at));
                 }
                 (Source::Bf16(from), Target::Codes(to, codes)) => {
-                    *codes.add(row) = row_codes::<S, Bf16>(from.add(at), args.width, to.add(at));
+                    *codes.add(row) = row_codes::<S, Bf16>(from.add(at), args.width, to.add(to_at));
                 }
                 (Source::F32(from), Target::Bf16(to)) => {
-                    for i in (at..at + args.width).step_by(S::LANES) {
-                        S::store_bf16(to.add(i), S::load(from.add(i)));
+                    for i in (0..args.width).step_by(S::LANES) {
+                        S::store_bf16(to.add(to_at + i), S::load(from.add(at + i)));
                     }
                 }
                 (Source::Bf16(from), Target::Bf16(to)) => {
-                    std::ptr::copy(from.add(at), to.add(at), args.width);
+                    std::ptr::copy(from.add(at), to.add(to_at), args.width);
                 }
             }
         }

@@ -100,22 +100,24 @@ pub(super) enum Target {
     Codes(*mut u8, *mut Code),
 }
 
-/// Rows in another form; all forms have the same stride in elements, a multiple of [`STEP_BYTES`].
+/// Rows in another form. Codes need strides that are multiples of [`STEP_BYTES`].
 #[derive(Debug)]
 pub(super) struct EncodeArgs {
     pub(super) from: Source,
     pub(super) to: Target,
     pub(super) rows: usize,
     pub(super) width: usize,
-    pub(super) stride: usize,
+    /// In elements.
+    pub(super) from_stride: usize,
+    pub(super) to_stride: usize,
 }
 
 /// `best[document][i]` is the largest product of vector `i` of the panels with a row of the document; of a document
 /// without rows it stays as it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MaxSimArgs<'a> {
-    /// `[num_rows, steps * STEP_DWORDS]` pairs of bf16, documents one after another; whole blocks of
-    /// [`BLOCK_ROWS`] rows may be read.
+    /// `[num_blocks][steps][BLOCK_ROWS][STEP_DWORDS]` pairs of bf16, documents one after another; whole blocks may
+    /// be read.
     pub(super) rows: *const u16,
     pub(super) steps: usize,
     /// Where each document ends, in rows: never before the one in front of it.

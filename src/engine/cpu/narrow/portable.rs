@@ -87,7 +87,7 @@ unsafe fn linear(args: &LinearArgs, dot: impl Fn(usize, usize, &[u8], &[u8]) -> 
 /// `args` describes valid memory.
 unsafe fn encode(args: &EncodeArgs) {
     for row in 0..args.rows {
-        let at = row * args.stride;
+        let (at, to_at) = (row * args.from_stride, row * args.to_stride);
         // SAFETY: a row below `rows`.
         unsafe {
             let numbers: Vec<f32> = match args.from {
@@ -98,7 +98,7 @@ unsafe fn encode(args: &EncodeArgs) {
             };
             match args.to {
                 Target::Bf16(p) => {
-                    let out = from_raw_parts_mut(p.add(at), args.width);
+                    let out = from_raw_parts_mut(p.add(to_at), args.width);
                     let numbers = numbers.iter().map(|x| bf16::from_f32(*x).to_bits());
                     out.iter_mut().zip(numbers).for_each(|(out, x)| *out = x);
                 }
@@ -108,7 +108,7 @@ unsafe fn encode(args: &EncodeArgs) {
                     let nothing: f32 = numbers.iter().map(|x| x * 0.0).sum();
                     let (code, inverse) = code_of(low, high + nothing);
                     *codes.add(row) = code;
-                    let out = from_raw_parts_mut(p.add(at), args.width);
+                    let out = from_raw_parts_mut(p.add(to_at), args.width);
                     for (out, x) in out.iter_mut().zip(numbers) {
                         *out = x.mul_add(inverse, code.zero).round_ties_even() as u8;
                     }

@@ -5,7 +5,7 @@
 //! before it are folded into the maxima, some rows after each step.
 
 use super::super::{BLOCK_ROWS, MaxSimArgs, STEP_BYTES, STEP_DWORDS};
-use super::{Operands, PANEL, Rows, TILE_ROWS, Tiles, exchange, multiply, store_sums};
+use super::{Operands, PANEL, Rows, TILE_BYTES, Tiles, exchange, multiply, store_sums};
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::simd::Simd;
 
@@ -40,7 +40,6 @@ pub(super) unsafe fn max_sim(args: &MaxSimArgs<'_>) {
 #[inline(always)]
 unsafe fn panel<const STEPS: usize>(args: &MaxSimArgs<'_>, panel_idx: usize) {
     let steps = if STEPS == 0 { args.steps } else { STEPS };
-    let row_bytes = steps * STEP_BYTES;
     let num_rows = args.ends.last().copied().unwrap_or(0);
     // The first step stores the sums: folding waits for the second, if there is one.
     let wait = usize::from(steps > 1);
@@ -56,11 +55,11 @@ unsafe fn panel<const STEPS: usize>(args: &MaxSimArgs<'_>, panel_idx: usize) {
             // Of the block before, if there is one.
             let is_of_one = first > 0 && fold.end > first;
             for step in 0..steps {
-                let from = block.add(step * STEP_BYTES);
+                let from = block.add(step * BLOCK_ROWS * STEP_BYTES);
                 let query = query.add(step * STEP_DWORDS * PANEL * 4);
                 let operands = Operands {
-                    rows: [from, from.add(TILE_ROWS * row_bytes)],
-                    row_bytes,
+                    rows: [from, from.add(TILE_BYTES)],
+                    row_bytes: STEP_BYTES,
                     columns: [query, query.add(STEP_BYTES)],
                     column_bytes: PANEL * 4,
                 };
@@ -76,7 +75,7 @@ unsafe fn panel<const STEPS: usize>(args: &MaxSimArgs<'_>, panel_idx: usize) {
                     fold.documents(&sums, first - BLOCK_ROWS, BLOCK_ROWS);
                 }
             }
-            block = block.add(BLOCK_ROWS * row_bytes);
+            block = block.add(steps * BLOCK_ROWS * STEP_BYTES);
         }
         store_sums(sums.0.as_mut_ptr(), PANEL * 4);
         drop(tiles);
