@@ -2,7 +2,8 @@
 // device if RERANKD_FAULTS asks the server for some.
 //
 // From the environment: PEAK, the requests a second of a closed loop (loadtest/run measures it), FACTOR over it,
-// DURATION, RERANKD_FAULTS, and the texts' (workload.js). loadtest/run watches the server's memory meanwhile.
+// DURATION, RERANKD_FAULTS, SUMMARY, where what the clients got goes as JSON, and the texts' (workload.js).
+// loadtest/run watches the server's memory meanwhile, and holds its books against the summary.
 
 import { check } from "k6";
 import exec from "k6/execution";
@@ -11,13 +12,14 @@ import { Counter, Trend } from "k6/metrics";
 import { booksAddUp, metric, requests, settled, url } from "./workload.js";
 
 const peak = Number(__ENV.PEAK || 5);
+const perMinute = Math.max(1, Math.round(60 * peak * Number(__ENV.FACTOR || 1.5)));
 const hasFaults = Number(__ENV.RERANKD_FAULTS || 0) > 0;
 
 export const options = {
   scenarios: {
     soak: {
       executor: "constant-arrival-rate",
-      rate: Math.max(1, Math.round(60 * peak * Number(__ENV.FACTOR || 1.5))),
+      rate: perMinute,
       timeUnit: "60s",
       duration: __ENV.DURATION || "30m",
       preAllocatedVUs: 100,
@@ -25,15 +27,23 @@ export const options = {
       gracefulStop: "60s",
     },
   },
-  thresholds: { unexpected: ["count==0"], answered: ["count>0"], checks: ["rate==1"] },
+  thresholds: {
+    unexpected: ["count==0"],
+    answered: ["count>0"],
+    checks: ["rate==1"],
+    // Only its threshold keeps a counter in the summary that nothing was added to.
+    ...Object.fromEntries(["posted", "refused", "failed", "left"].map((name) => [name, ["count>=0"]])),
+  },
   summaryTrendStats: ["avg", "p(50)", "p(95)", "p(99)"],
 };
 
-const unexpected = new Counter("unexpected");
+// What clients saw, whoever they were: as many as they posted.
+const posted = new Counter("posted");
 const answered = new Counter("answered");
 const refused = new Counter("refused");
-const late = new Counter("late");
-const lost = new Counter("lost");
+const failed = new Counter("failed");
+const left = new Counter("left");
+const unexpected = new Counter("unexpected");
 const latency = new Trend("latency", true);
 
 const JSON_TYPE = { "Content-Type": "application/json" };
@@ -47,43 +57,51 @@ const BAD = [
   [400, ""],
 ];
 
+// k6 gave up waiting.
+const TIMEOUT = 1050;
+
 export default function () {
   const i = exec.scenario.iterationInTest;
   const { query, documents } = requests[i % requests.length];
   const body = JSON.stringify({ query, documents });
-  if (i % 10 === 3) return leave(body);
   if (i % 10 === 7) return bad(...BAD[Math.floor(i / 10) % BAD.length]);
+  const leaves = i % 10 === 3;
   // A tenth asks for scores that may be known; the rest must be computed.
   const headers = i % 10 === 5 ? JSON_TYPE : { ...JSON_TYPE, "Cache-Control": "no-store" };
-  const response = http.post(`${url}/v2/rerank`, body, { headers, timeout: "120s" });
-  if (response.status === 200) {
-    answered.add(1);
+  const timeout = leaves ? `${Math.ceil(Math.random() * 2000)}ms` : "120s";
+  const response = post(body, { headers, timeout });
+  const { status } = response;
+  if (status === 200) {
     latency.add(response.timings.duration);
-  } else if (response.status === 429 && saysWhen(response)) {
-    refused.add(1);
-  } else if (response.status === 504) {
-    late.add(1);
-  } else if (response.status === 503 && saysWhen(response) && hasFaults) {
-    lost.add(1);
-  } else {
-    fail(response);
+  } else if (status === 0 && leaves && response.error_code === TIMEOUT) {
+    left.add(1);
+  } else if (!(status === 504 || (saysWhen(response) && (status === 429 || (status === 503 && hasFaults))))) {
+    tell(response);
   }
+}
+
+function bad(status, body, headers = JSON_TYPE) {
+  const response = post(body, { headers });
+  if (response.status !== status) tell(response);
+}
+
+function post(body, parameters) {
+  posted.add(1);
+  const response = http.post(`${url}/v2/rerank`, body, parameters);
+  const { status } = response;
+  if (status === 200) answered.add(1);
+  else if (status >= 500) failed.add(1);
+  else if (status >= 400) refused.add(1);
+  return response;
 }
 
 const saysWhen = (response) => Number(response.headers["Retry-After"]) >= 1;
 
-function leave(body) {
-  http.post(`${url}/v2/rerank`, body, { headers: JSON_TYPE, timeout: `${Math.ceil(Math.random() * 2000)}ms` });
-}
-
-function bad(status, body, headers = JSON_TYPE) {
-  const response = http.post(`${url}/v2/rerank`, body, { headers });
-  if (response.status !== status) fail(response);
-}
-
-function fail(response) {
+function tell(response) {
   unexpected.add(1);
-  console.error(`status ${response.status} ${response.error} ${String(response.body).slice(0, 200)}`);
+  const { status, error_code, error, body, timings } = response;
+  const after = `after ${timings.duration.toFixed(0)} ms`;
+  console.error(`status ${status}, k6's error ${error_code} ${error} ${after}: ${String(body).slice(0, 200)}`);
 }
 
 export function teardown() {
@@ -94,4 +112,19 @@ export function teardown() {
   const replaced = metric("rerank_replaced_workers_total") || 0;
   console.log(`replaced workers: ${replaced}`);
   check(replaced, { "failed workers are replaced": (count) => !hasFaults || count > 0 });
+}
+
+export function handleSummary({ metrics }) {
+  const count = (name) => (metrics[name] || { values: {} }).values.count || 0;
+  const names = ["posted", "answered", "refused", "failed", "left", "unexpected"];
+  const seen = Object.fromEntries(names.map((name) => [name, count(name)]));
+  const { values } = metrics.latency || { values: {} };
+  const trend = ["p(50)", "p(95)", "p(99)"].map((key) => `${key} ${Math.round(values[key])} ms`).join("  ");
+  const lines = [
+    `offered         ${perMinute} requests a minute, peak ${(60 * peak).toFixed(0)}`,
+    `not sent        ${count("dropped_iterations")}`,
+    `answers         ${trend}`,
+    `checks failed   ${metrics.checks.values.fails}`,
+  ];
+  return { stdout: `\n${lines.join("\n")}\n`, ...(__ENV.SUMMARY && { [__ENV.SUMMARY]: JSON.stringify(seen) }) };
 }

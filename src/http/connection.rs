@@ -74,6 +74,8 @@ pub(super) async fn serve(shared: Shared, stream: Box<dyn Io>) {
     loop {
         let due = activity.due(&timeouts);
         tokio::select! {
+            // In this order: a request that is there when the idle time ends is read before the connection is closed.
+            biased;
             _ = connection.as_mut() => return,
             () = activity.changed() => continue,
             () = reached(due) => if let Due::Cut(_) = due { return },

@@ -126,6 +126,19 @@ async fn a_connection_lives_between_requests_for_the_idle_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_comes_as_the_idle_time_ends_is_answered() {
+    for _ in 0..20 {
+        let mut client = Client::connect();
+        client.send(PROBE).await;
+        assert!(client.answer().await.starts_with("HTTP/1.1 200"));
+        // Both wake at one instant, this client first.
+        sleep(TIMEOUTS.idle).await;
+        client.send(PROBE).await;
+        assert!(client.answer().await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_drips_is_answered_408_at_the_body_timeout() {
     let mut client = Client::connect();
     client.send(HEAD).await;

@@ -15,7 +15,7 @@ const VARIABLE: &str = "RERANKD_FAULTS";
 
 /// Longer than the watchdog waits where the device's timeout is a few seconds. The thread wakes in the end, to
 /// find that it was given up.
-const STALL: Duration = Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(5);
 
 /// Puts the faults that the environment asks for before the scorers.
 pub fn inject(scorers: Vec<Box<dyn Scorer>>) -> Vec<Box<dyn Scorer>> {

@@ -1,6 +1,7 @@
 //! A tokenizer from a model's files: `tokenizer.json`, or `vocab.txt` with BERT's rules.
 
 use std::collections::HashMap;
+use std::panic::catch_unwind;
 
 use serde::Deserialize;
 use tokenizers::models::wordpiece::WordPiece;
@@ -99,8 +100,18 @@ fn settings(files: &ModelFiles) -> Result<Settings, ModelError> {
 }
 
 fn from_json(bytes: &[u8]) -> Result<Tokenizer, ModelError> {
-    Tokenizer::from_bytes(bytes)
-        .map_err(|e| ModelError::invalid("tokenizer.json", "json", e.to_string()))
+    /// `tokenizers` panics where a decoder ends in the middle: so that is found out before.
+    #[derive(Deserialize)]
+    struct Outline {
+        #[serde(default, rename = "decoder")]
+        _decoder: serde_json::Value,
+    }
+    let invalid = |message| ModelError::invalid("tokenizer.json", "json", message);
+    serde_json::from_slice::<Outline>(bytes).map_err(|e| invalid(e.to_string()))?;
+    // And where a table of normal forms is broken, which shows in none but its own reading.
+    catch_unwind(|| Tokenizer::from_bytes(bytes))
+        .map_err(|_| invalid("a part of it cannot be read".to_owned()))?
+        .map_err(|e| invalid(e.to_string()))
 }
 
 /// BERT's tokenizer as transformers builds it from a vocabulary, one token a line.
@@ -146,4 +157,22 @@ fn from_vocab(bytes: &[u8], settings: &Settings) -> Result<Tokenizer, ModelError
         Ok::<_, tokenizers::Error>(tokenizer)
     };
     build().map_err(|e| ModelError::invalid(FILE, "vocab", e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_tokenizers_crate_panics_over_is_an_error_that_names_the_file() {
+        let model = r#""model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}"#;
+        let cut = r#"{"decoder": {"type": "WordPiece", "prefix":"#.to_owned();
+        let table = r#"{"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#;
+        let broken = format!(r#"{{"normalizer": {table}, {model}}}"#);
+        for json in [cut, broken] {
+            let error = from_json(json.as_bytes()).expect_err(&json).to_string();
+            assert!(error.contains("tokenizer.json"), "{error}");
+        }
+        assert!(from_json(format!("{{{model}}}").as_bytes()).is_ok());
+    }
 }
