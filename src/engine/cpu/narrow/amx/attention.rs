@@ -3,9 +3,7 @@
 //! Per head the keys are transposed and the values paired into packed tiles; then each block of 32 queries
 //! makes its scores, their softmax and the weighted values while they are in the first-level caches.
 
-use super::{
-    Operands, Rows, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, exchange, multiply, store_sums,
-};
+use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, exchange, multiply, store_sums};
 use crate::engine::Window;
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::kernels::visible;
@@ -187,9 +185,9 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
                     column_bytes: STEP_BYTES,
                 };
                 if step == 0 {
-                    exchange::<false>(Rows::Far, &operands, before, 4 * scores_stride);
+                    exchange::<false>(&operands, before, 4 * scores_stride);
                 } else {
-                    multiply::<false>(Rows::Far, &operands);
+                    multiply::<false>(&operands);
                 }
             }
         }
@@ -218,9 +216,9 @@ unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work
                     column_bytes: STEP_BYTES,
                 };
                 if key == begin {
-                    exchange::<false>(Rows::Far, &operands, work.tile.cast(), 4 * BLOCK);
+                    exchange::<false>(&operands, work.tile.cast(), 4 * BLOCK);
                 } else {
-                    multiply::<false>(Rows::Far, &operands);
+                    multiply::<false>(&operands);
                 }
             }
             store_sums(work.tile.cast(), 4 * BLOCK);

@@ -4,7 +4,7 @@
 //! before it is finished, some rows after each step of k.
 
 use super::super::{BLOCK_ROWS, LinearArgs, STEP_BYTES, STEP_DWORDS};
-use super::{Operands, PANEL, Rows, TILE_ROWS, Tiles, exchange, finish_row, multiply, store_sums};
+use super::{Operands, PANEL, TILE_ROWS, Tiles, exchange, finish_row, multiply, store_sums};
 use crate::engine::cpu::avx512;
 
 type S = avx512::Avx512<true>;
@@ -64,9 +64,9 @@ unsafe fn linear<const INT8: bool>(args: &LinearArgs) {
                         column_bytes: PANEL * 4,
                     };
                     if step == 0 {
-                        exchange::<INT8>(Rows::Far, &operands, sums.0.as_mut_ptr(), PANEL * 4);
+                        exchange::<INT8>(&operands, sums.0.as_mut_ptr(), PANEL * 4);
                     } else {
-                        multiply::<INT8>(Rows::Far, &operands);
+                        multiply::<INT8>(&operands);
                     }
                     if step >= wait {
                         let next = (step - wait) * rows_per_step;

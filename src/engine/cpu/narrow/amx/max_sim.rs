@@ -5,7 +5,7 @@
 //! before it are folded into the maxima, some rows after each step.
 
 use super::super::{BLOCK_ROWS, MaxSimArgs, STEP_BYTES, STEP_DWORDS};
-use super::{Operands, PANEL, Rows, TILE_BYTES, Tiles, exchange, multiply, store_sums};
+use super::{Operands, PANEL, TILE_BYTES, Tiles, exchange_near, multiply_near, store_sums};
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::simd::Simd;
 
@@ -64,9 +64,9 @@ unsafe fn panel<const STEPS: usize>(args: &MaxSimArgs<'_>, panel_idx: usize) {
                     column_bytes: PANEL * 4,
                 };
                 if step == 0 {
-                    exchange::<false>(Rows::Near, &operands, sums.0.as_mut_ptr(), PANEL * 4);
+                    exchange_near(&operands, sums.0.as_mut_ptr(), PANEL * 4);
                 } else {
-                    multiply::<false>(Rows::Near, &operands);
+                    multiply_near(&operands);
                 }
                 if is_of_one && step >= wait {
                     let next = (step - wait) * rows_per_step;

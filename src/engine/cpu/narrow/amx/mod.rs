@@ -117,15 +117,6 @@ macro_rules! tiles {
     };
 }
 
-/// How rows come to the tiles.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rows {
-    /// By `tileloaddt1`: they are read once a panel, and must not drive the panel out of the first-level cache.
-    Far,
-    /// By `tileloadd`: the panel is small, and rows that are in the first-level cache come faster.
-    Near,
-}
-
 macro_rules! multiply {
     ($operands:ident, $load:literal, $product:literal) => {
         tiles!(
@@ -175,19 +166,32 @@ macro_rules! exchange {
 
 /// Adds the products of one step of k to the sums.
 ///
+/// Rows come by `tileloaddt1`: they are read once a panel, and must not drive the panel out of the
+/// first-level cache.
+///
 /// # Safety
 /// The thread holds `Tiles`; the operands are valid for 16 rows of 64 bytes each.
 #[inline(always)]
-unsafe fn multiply<const INT8: bool>(rows: Rows, operands: &Operands) {
+unsafe fn multiply<const INT8: bool>(operands: &Operands) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (rows, INT8) {
-            (Rows::Far, true) => multiply!(operands, "tileloaddt1", "tdpbusd"),
-            (Rows::Far, false) => multiply!(operands, "tileloaddt1", "tdpbf16ps"),
-            (Rows::Near, true) => multiply!(operands, "tileloadd", "tdpbusd"),
-            (Rows::Near, false) => multiply!(operands, "tileloadd", "tdpbf16ps"),
+        if INT8 {
+            multiply!(operands, "tileloaddt1", "tdpbusd");
+        } else {
+            multiply!(operands, "tileloaddt1", "tdpbf16ps");
         }
     }
+}
+
+/// [`multiply`] of bf16 by a panel so small that rows may be in the first-level cache: then they come faster by
+/// `tileloadd`.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn multiply_near(operands: &Operands) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply!(operands, "tileloadd", "tdpbf16ps") };
 }
 
 /// [`store_sums`] of the tile before and the first step of the next, woven: the tile unit has a product to
@@ -196,21 +200,25 @@ unsafe fn multiply<const INT8: bool>(rows: Rows, operands: &Operands) {
 /// # Safety
 /// As for both.
 #[inline(always)]
-unsafe fn exchange<const INT8: bool>(
-    rows: Rows,
-    operands: &Operands,
-    out: *mut u32,
-    out_bytes: usize,
-) {
+unsafe fn exchange<const INT8: bool>(operands: &Operands, out: *mut u32, out_bytes: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (rows, INT8) {
-            (Rows::Far, true) => exchange!(operands, "tileloaddt1", "tdpbusd", out, out_bytes),
-            (Rows::Far, false) => exchange!(operands, "tileloaddt1", "tdpbf16ps", out, out_bytes),
-            (Rows::Near, true) => exchange!(operands, "tileloadd", "tdpbusd", out, out_bytes),
-            (Rows::Near, false) => exchange!(operands, "tileloadd", "tdpbf16ps", out, out_bytes),
+        if INT8 {
+            exchange!(operands, "tileloaddt1", "tdpbusd", out, out_bytes);
+        } else {
+            exchange!(operands, "tileloaddt1", "tdpbf16ps", out, out_bytes);
         }
     }
+}
+
+/// [`exchange`] as [`multiply_near`] multiplies.
+///
+/// # Safety
+/// As for [`exchange`].
+#[inline(always)]
+unsafe fn exchange_near(operands: &Operands, out: *mut u32, out_bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { exchange!(operands, "tileloadd", "tdpbf16ps", out, out_bytes) };
 }
 
 /// Writes the sums as 32 rows of 32 dwords, `out_bytes` apart.
