@@ -9,10 +9,12 @@ pub mod groups;
 pub mod packed;
 pub mod pool;
 pub mod selfcheck;
+pub mod table;
 
 use std::fmt::Debug;
 
 use crate::error::DeviceError;
+use table::Table;
 
 /// What the large products of a model are computed in. Sums, norms and softmax are f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,10 +216,10 @@ pub struct RelativeInit<'a> {
 }
 
 /// The tables whose rows are added for a token, each `[rows, hidden_size]`; `types` and `positions` may be
-/// empty, and then add nothing.
+/// empty, and then add nothing. Words are many, and stay as they are stored.
 #[derive(Debug)]
 pub struct EmbeddingsInit {
-    pub words: Vec<f32>,
+    pub words: Table,
     pub types: Vec<f32>,
     pub positions: Vec<f32>,
     pub hidden_size: usize,

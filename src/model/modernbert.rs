@@ -296,7 +296,7 @@ impl<B: Backend> Loader<'_, B> {
     fn embeddings(&self) -> Result<B::Embeddings, ModelError> {
         let Sizes { hidden_size, vocab_size, .. } = *self.sizes;
         let name = self.inner("embeddings.tok_embeddings.weight");
-        let words = self.parameters.weights.tensor(&name, &[vocab_size, hidden_size])?;
+        let words = self.parameters.weights.table(&name, [vocab_size, hidden_size])?;
         let (types, positions) = (Vec::new(), Vec::new());
         let init = EmbeddingsInit { words, types, positions, hidden_size };
         self.parameters.backend.prepare_embeddings(init).map_err(ModelError::Device)

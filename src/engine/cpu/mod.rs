@@ -219,12 +219,12 @@ impl Backend for Cpu {
     fn embed_norm(&self, group: &Packed, table: &Embeddings, norm: &Norm, out: &mut Rows) {
         out.set_rows(group.num_tokens());
         for t in 0..group.num_tokens() {
-            let word = table.word(group.input_ids[t]);
             let kind = table.token_type(group.token_type_ids[t]);
             let position = table.position(group.position_ids[t]);
             let row = out.row_mut(t);
-            for (((x, word), kind), position) in row.iter_mut().zip(word).zip(kind).zip(position) {
-                *x = word + kind + position;
+            table.word(group.input_ids[t], row);
+            for ((x, kind), position) in row.iter_mut().zip(kind).zip(position) {
+                *x = *x + kind + position;
             }
         }
         self.add_norm(out, None, norm, None);
@@ -234,7 +234,7 @@ impl Backend for Cpu {
     fn embed(&self, group: &Packed, table: &Embeddings, out: &mut Rows) {
         out.set_rows(group.num_tokens());
         for (t, id) in group.input_ids.iter().enumerate() {
-            out.row_mut(t).copy_from_slice(table.word(*id));
+            table.word(*id, out.row_mut(t));
         }
     }
 

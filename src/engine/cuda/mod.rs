@@ -205,7 +205,7 @@ impl Backend for Cuda {
         let table = |values: &[f32]| self.upload("embeddings", &buffers::to_halves(values));
         let optional = |values: &[f32]| (!values.is_empty()).then(|| table(values)).transpose();
         Ok(Embeddings {
-            words: table(&init.words)?,
+            words: table(&init.words.to_vec())?,
             types: optional(&init.types)?,
             positions: optional(&init.positions)?,
             hidden_size: init.hidden_size,

@@ -88,7 +88,9 @@ impl<B: Backend> Loader<'_, B> {
             }
             Positions::Rotary { .. } | Positions::Relative(_) => Vec::new(),
         };
-        let words = table("word", self.sizes.vocab_size)?;
+        let name = format!("{}embeddings.word_embeddings.weight", self.prefix);
+        let shape = [self.sizes.vocab_size, embedding_size];
+        let words = self.parameters.weights.table(&name, shape)?;
         let init = EmbeddingsInit { words, types, positions, hidden_size: embedding_size };
         self.parameters.backend.prepare_embeddings(init).map_err(ModelError::Device)
     }
