@@ -48,7 +48,7 @@ impl Need {
             let found = names.iter().find_map(|name| fields.get(name)?.as_u64());
             found.unwrap_or(0)
         };
-        let hidden = size(&["hidden_size", "dim"]);
+        let hidden = fields.hidden_size() as u64;
         let intermediate = size(&["intermediate_size", "hidden_dim"]);
         let max_length = size(&["max_position_embeddings"]);
         let row = HIDDEN_ROWS * hidden + INTERMEDIATE_ROWS * intermediate;
@@ -78,7 +78,6 @@ impl Need {
         if name.ends_with("lm_head.weight") {
             return;
         }
-        let is_table = shape.len() < 2 || name.contains("embed");
         let bytes = match self.dtype {
             Dtype::F16 => numbers.saturating_mul(2),
             // Tables that are looked up stay as they are stored, biases and norms as they are computed with.
@@ -89,7 +88,7 @@ impl Need {
             Dtype::Int8 => numbers,
         };
         self.num_parameters = self.num_parameters.saturating_add(numbers);
-        self.weight_bytes = self.weight_bytes.saturating_add(numbers.saturating_mul(bytes));
+        self.weight_bytes = self.weight_bytes.saturating_add(bytes);
     }
 
     pub fn bytes(&self) -> u64 {
