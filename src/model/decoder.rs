@@ -428,6 +428,10 @@ impl<B: Backend> Loader<'_, B> {
             part("mlp.gate_proj", intermediate_size, 1.0),
             part("mlp.up_proj", intermediate_size, 1.0),
         ];
+        let stacked = |parts: &[Part], bias, meets| {
+            let matrix = self.parameters.stacked(parts, hidden, bias)?;
+            self.parameters.prepare(&matrix.init(), meets)
+        };
         let head_norms = || {
             let queries = self.norm(&name("self_attn.q_norm"), head_dim, scale)?;
             Ok::<_, ModelError>((queries, self.norm(&name("self_attn.k_norm"), head_dim, 1.0)?))
@@ -443,12 +447,12 @@ impl<B: Backend> Loader<'_, B> {
             || Ok::<_, ModelError>((norm(after)?, norm("post_feedforward_layernorm")?));
         Ok(Layer {
             attention_norm: norm("input_layernorm")?,
-            qkv: self.parameters.stacked(&qkv, hidden, biases.qkv, Meets::Tokens)?,
+            qkv: stacked(&qkv, biases.qkv, Meets::Tokens)?,
             head_norms: self.style.head_norms.then(head_norms).transpose()?,
             attention_output: linear("self_attn.o_proj", hidden, heads, biases.attention_output)?,
             update_norms: self.style.is_gemma2.then(update_norms).transpose()?,
             mlp_norm: norm(mlp_norm)?,
-            intermediate: self.parameters.stacked(&gate_and_up, hidden, biases.mlp, meets)?,
+            intermediate: stacked(&gate_and_up, biases.mlp, meets)?,
             output: linear("mlp.down_proj", hidden, intermediate_size, biases.mlp)?,
         })
     }
