@@ -1,7 +1,8 @@
 //! The forward pass over mixes of lengths: tokens and useful GFLOP per second, and the share of
 //! the measured peak of the precision.
 //!
-//! `cargo bench --bench engine [-- f32|bf16|int8 [MODEL_FOLDER]]`, of a BERT; the default model otherwise.
+//! `cargo bench --bench engine [-- f32|bf16|int8 [MODEL_FOLDER [ISA]]]`, of a BERT; the default model and the fastest
+//! instruction set otherwise.
 
 mod measure;
 
@@ -29,11 +30,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/models/default").to_owned();
     let files = ModelFiles::open_folder(&PathBuf::from(folder.unwrap_or(default)))?;
     let config = Config::read(&files)?;
-    let peak = peak_gflops(Isa::detect(), dtype);
+    let isa = match arguments.next() {
+        None => Isa::detect(),
+        Some(name) => Isa::available().find(|isa| isa.name() == name).ok_or("no such set here")?,
+    };
+    let peak = peak_gflops(isa, dtype);
     for threads in [1, std::thread::available_parallelism()?.get()] {
         let options = LoadOptions {
             threads: NonZeroUsize::new(threads),
             dtype: Some(dtype),
+            isa: Some(isa),
             ..LoadOptions::default()
         };
         let mut model = load(&files, &options)?;

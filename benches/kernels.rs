@@ -8,6 +8,7 @@ mod measure;
 use measure::{best_cpu_time, gflops, peak_gflops, peak_with_numbers};
 use rerankd::engine::cpu::{Cpu, Isa, Linear, Rows};
 use rerankd::engine::packed::Packed;
+use rerankd::engine::table::Table;
 use rerankd::engine::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, MaxSim, NormInit,
     NormKind, Queries,
@@ -146,8 +147,10 @@ fn linear(cpu: &Cpu, n: usize, k: usize) -> Linear {
 
 /// Rows as a norm leaves them, in the form that products read.
 fn rows(cpu: &Cpu, width: usize) -> Rows {
+    let words: Vec<f32> =
+        (0..ROWS * width).map(|i| ((i * 31 + i / width * 7) % 23) as f32 * 0.1).collect();
     let init = EmbeddingsInit {
-        words: (0..ROWS * width).map(|i| ((i * 31 + i / width * 7) % 23) as f32 * 0.1).collect(),
+        words: Table::of(&words, width),
         types: vec![0.0; 2 * width],
         positions: vec![0.0; ROWS * width],
         hidden_size: width,

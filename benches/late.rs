@@ -34,7 +34,7 @@ fn main() {
     let encoder = as_encoder(&folder);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
-    let fastest = Isa::detect().fastest_dtypes()[0];
+    let fastest = Isa::detect().fastest_dtypes(usize::MAX)[0];
     for dtype in [Dtype::F32, fastest] {
         let cross = service(&folder, dtype, false);
         let late = service(encoder.path(), dtype, true);

@@ -8,6 +8,7 @@ mod values;
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
+use rerankd::engine::table::Table;
 use rerankd::engine::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, NormInit, NormKind,
     Pooling, Queries,
@@ -226,7 +227,7 @@ fn embeddings_pooling_and_length_give_the_reference() {
     group.push(&[9, 0, 4, 5, 6], 1);
     let run = |cpu: &Cpu, pooling: Pooling| {
         let init = EmbeddingsInit {
-            words: values(1, vocab * hidden_size),
+            words: Table::of(&values(1, vocab * hidden_size), hidden_size),
             types: values(2, 2 * hidden_size),
             positions: values(3, 8 * hidden_size),
             hidden_size,

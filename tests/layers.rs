@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{
-    AttentionKind, Backend, Dtype, Epilogue, Gate, LinearInit, MaxSim, NormInit, NormKind, Pooling,
-    Queries, RelativeInit, RopeInit, Window,
+    AttentionKind, Backend, Dtype, Epilogue, FirstInit, Gate, LinearInit, MaxSim, NormInit,
+    NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
 };
 
 use values::values;
@@ -114,6 +114,53 @@ fn relative_attention(
     read(cpu, &out)
 }
 
+/// One row a sequence by both ways: without keys and values, and by attention of the first queries in f32.
+fn first_attention(
+    cpu: &Cpu,
+    lens: &[usize],
+    heads: usize,
+    sizes: (usize, usize),
+) -> [Vec<f32>; 2] {
+    let (width, head_dim) = sizes;
+    let (batch, n) = (packed(lens), heads * head_dim);
+    let bias = values(12, 3 * n);
+    // Scores of a few units: the softmax of larger ones would turn their roundings into errors.
+    let scale = 1.0 / (width as f32).sqrt();
+    let weight: Vec<f32> = values(11, 3 * n * width).iter().map(|x| x * scale).collect();
+    let part = |i: usize| LinearInit {
+        weight: &weight[i * n * width..][..n * width],
+        bias: &bias[i * n..][..n],
+        n,
+        k: width,
+    };
+    let hidden = |cpu: &Cpu| {
+        let mut hidden = cpu.rows(batch.num_tokens(), width).unwrap();
+        hidden.set_rows(batch.num_tokens());
+        let numbers = values(13, batch.num_tokens() * width);
+        for (i, row) in numbers.chunks_exact(width).enumerate() {
+            hidden.row_mut(i).copy_from_slice(row);
+        }
+        hidden
+    };
+    let init = FirstInit { query: part(0), key: part(1), value: part(2), num_heads: heads };
+    let first = cpu.prepare_first(&init).unwrap().unwrap();
+    let longest = lens.iter().copied().max().unwrap_or(1);
+    let mut out = cpu.rows(batch.num_tokens(), n).unwrap();
+    let mut scratch = cpu.first_scratch(longest, &first).unwrap();
+    cpu.first_attention(&hidden(cpu), &batch, &first, &mut scratch, &mut out);
+
+    let wide = self::cpu(Isa::Portable, Dtype::F32);
+    let all = LinearInit { weight: &weight, bias: &bias, n: 3 * n, k: width };
+    let mut qkv = wide.rows(batch.num_tokens(), 3 * n).unwrap();
+    let weight = wide.prepare_linear(&all).unwrap();
+    wide.linear(&hidden(&wide), &weight, Epilogue::Bias, &mut qkv);
+    let kind = AttentionKind::full(Queries::First, heads);
+    let mut scratch = wide.scratch(longest, head_dim).unwrap();
+    let mut expected = wide.rows(batch.num_tokens(), n).unwrap();
+    wide.attention(&qkv, &batch, &kind, &mut scratch, &mut expected);
+    [read(cpu, &out), read(&wide, &expected)]
+}
+
 fn windows() -> impl Strategy<Value = Window> {
     prop_oneof![
         Just(Window::CAUSAL),
@@ -140,6 +187,18 @@ proptest! {
                     assert_close(&cpu, &got, &expected, 2.0 * tolerance(dtype));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_first_token_attends_without_keys_and_values_as_with_them(
+        lens in prop::collection::vec(1usize..60, 1..20), heads in 1usize..18, dim in 1usize..7,
+        width in 3usize..150,
+    ) {
+        for cpu in DTYPES.into_iter().flat_map(|dtype| Isa::distinct(dtype).map(move |isa| cpu(isa, dtype))) {
+            let [got, expected] = first_attention(&cpu, &lens, heads, (width, 8 * dim));
+            // f32, whatever the model's precision.
+            assert_close(&cpu, &got, &expected, tolerance(Dtype::F32));
         }
     }
 

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Tokens per second over the last few batches; shared by the batcher, which measures, and admission.
+/// Tokens per second over the last two seconds, and eight batches at least; shared by the batcher, which measures, and admission.
 #[derive(Debug, Clone)]
 pub struct Rate {
     /// An `f64` by its bits, always finite and positive.
     bits: Arc<AtomicU64>,
 }
 
-/// Weight of the newest batch: about the last eight count.
+/// Batches of so many seconds count, since what is promised is due in seconds: a moment in which the device was quick
+/// must not let in what it cannot do later.
+const HORIZON_SECONDS: f64 = 2.0;
+
+/// The most that the newest batch weighs, however long it took: about the last eight count.
 const NEWEST: f64 = 0.125;
 
 impl Rate {
@@ -32,7 +36,8 @@ impl Rate {
         }
         // A mean of times: one of rates would promise more than a device does whose batches differ in speed.
         let seen = took.as_secs_f64() / num_tokens as f64;
-        let next = (1.0 - NEWEST) / self.tokens_per_second() + NEWEST * seen;
+        let newest = (took.as_secs_f64() / HORIZON_SECONDS).min(NEWEST);
+        let next = (1.0 - newest) / self.tokens_per_second() + newest * seen;
         self.bits.store(next.recip().max(1.0).to_bits(), Ordering::Relaxed);
     }
 
@@ -60,5 +65,18 @@ mod tests {
         }
         let mean = 2000.0 / 3.0;
         assert!((rate.tokens_per_second() / mean - 1.0).abs() < 0.05, "{rate:?}");
+    }
+
+    #[test]
+    fn a_second_of_luck_promises_little_more_and_two_of_misfortune_are_seen() {
+        let rate = Rate::new(1000.0);
+        for _ in 0..25 {
+            rate.observe(80, Duration::from_millis(40));
+        }
+        assert!(rate.tokens_per_second() < 1300.0, "{rate:?}");
+        for _ in 0..16 {
+            rate.observe(64, Duration::from_millis(128));
+        }
+        assert!(rate.tokens_per_second() < 650.0, "{rate:?}");
     }
 }

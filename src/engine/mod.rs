@@ -9,10 +9,12 @@ pub mod groups;
 pub mod packed;
 pub mod pool;
 pub mod selfcheck;
+pub mod table;
 
 use std::fmt::Debug;
 
 use crate::error::DeviceError;
+use table::Table;
 
 /// What the large products of a model are computed in. Sums, norms and softmax are f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,6 +160,18 @@ pub struct LinearInit<'a> {
     pub k: usize,
 }
 
+/// The projections of an attention in which the first token of each sequence alone asks, `[heads * head_dim, hidden]`
+/// each.
+#[derive(Debug, Clone, Copy)]
+pub struct FirstInit<'a> {
+    /// Multiplied by [`query_scale`].
+    pub query: LinearInit<'a>,
+    /// Its bias gives all keys of a query the same, which no softmax sees.
+    pub key: LinearInit<'a>,
+    pub value: LinearInit<'a>,
+    pub num_heads: usize,
+}
+
 /// What a norm takes from a row before it scales it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
@@ -214,10 +228,10 @@ pub struct RelativeInit<'a> {
 }
 
 /// The tables whose rows are added for a token, each `[rows, hidden_size]`; `types` and `positions` may be
-/// empty, and then add nothing.
+/// empty, and then add nothing. Words are many, and stay as they are stored.
 #[derive(Debug)]
 pub struct EmbeddingsInit {
-    pub words: Vec<f32>,
+    pub words: Table,
     pub types: Vec<f32>,
     pub positions: Vec<f32>,
     pub hidden_size: usize,
@@ -243,6 +257,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     type Rope: Debug + Send + Sync;
     /// Vectors for distances between tokens.
     type Relative: Debug + Send + Sync;
+    /// The projections of a [`FirstInit`].
+    type First: Debug + Send + Sync;
     /// Activation rows: capacity fixed at load, row count set by the operation that fills them.
     type Rows: Debug + Send;
     /// Workspace of attention.
@@ -265,6 +281,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// # Errors
     /// No memory on the device, or no kernel for it.
     fn prepare_relative(&self, init: &RelativeInit<'_>) -> Result<Self::Relative, DeviceError>;
+    /// `None` from a backend that has only [`Backend::attention`], which gives the same for [`Queries::First`].
+    fn prepare_first(&self, init: &FirstInit<'_>) -> Result<Option<Self::First>, DeviceError>;
     fn rows(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
     /// Rows in f32, for what [`Backend::classify`] gives.
     fn logits(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
@@ -277,6 +295,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
         &self,
         max_length: usize,
         relative: &Self::Relative,
+    ) -> Result<Self::Scratch, DeviceError>;
+    /// A workspace for [`Backend::first_attention`].
+    fn first_scratch(
+        &self,
+        max_length: usize,
+        first: &Self::First,
     ) -> Result<Self::Scratch, DeviceError>;
     /// # Errors
     /// The backend has no kernel for this attention.
@@ -344,6 +368,16 @@ pub trait Backend: Debug + Send + Sync + 'static {
         batch: &Self::Batch,
         kind: &AttentionKind,
         relative: &Self::Relative,
+        scratch: &mut Self::Scratch,
+        out: &mut Self::Rows,
+    );
+
+    /// Projections and attention of the first token of each sequence to all of it: one output row a sequence.
+    fn first_attention(
+        &self,
+        hidden: &Self::Rows,
+        batch: &Self::Batch,
+        first: &Self::First,
         scratch: &mut Self::Scratch,
         out: &mut Self::Rows,
     );

@@ -5,6 +5,7 @@
 use super::cpu::Cpu;
 use super::cuda::Cuda;
 use super::packed::Packed;
+use super::table::Table;
 use super::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, MaxSim, NormInit,
     NormKind, Pooling, Queries, RopeInit, Window,
@@ -280,7 +281,7 @@ fn norm<B: Backend>(b: &B, width: usize) -> Result<B::Norm, DeviceError> {
 
 fn embeddings<B: Backend>(b: &B, width: usize) -> Result<B::Embeddings, DeviceError> {
     b.prepare_embeddings(EmbeddingsInit {
-        words: values(6, VOCAB_SIZE * width),
+        words: Table::of(&values(6, VOCAB_SIZE * width), width),
         types: values(7, 2 * width),
         positions: values(8, LENS.iter().sum::<usize>() * width),
         hidden_size: width,

@@ -34,16 +34,25 @@ pub struct Bert<B: Backend> {
 
 #[derive(Debug)]
 struct Layer<B: Backend> {
-    /// Query, key and value as one matrix.
-    qkv: B::Linear,
-    /// What distances between tokens add to scores.
-    relative: Option<B::Relative>,
+    attention: Attention<B>,
     attention_output: B::Linear,
     attention_norm: B::Norm,
     /// Of a gated one what is activated, then what it gates.
     intermediate: B::Linear,
     output: B::Linear,
     output_norm: B::Norm,
+}
+
+#[derive(Debug)]
+enum Attention<B: Backend> {
+    Rows {
+        /// Query, key and value as one matrix.
+        qkv: B::Linear,
+        /// What distances between tokens add to scores.
+        relative: Option<B::Relative>,
+    },
+    /// Of a last layer that only the first token's row is wanted of.
+    First(B::First),
 }
 
 /// Activations of one thread, reused by every layer.
@@ -62,6 +71,7 @@ pub struct Lane<B: Backend> {
     pooled: B::Rows,
     end: EndLane<B>,
     scratch: B::Scratch,
+    first_scratch: Option<B::Scratch>,
 }
 
 /// The sizes of a model of BERT's kind.
@@ -250,9 +260,15 @@ impl<B: Backend> Family<B> for Bert<B> {
             FeedForward::Gated(_) => Some(rows(2 * self.sizes.intermediate_size)?),
         };
         let max_length = self.sizes.max_length;
-        let scratch = match self.layers.first().and_then(|layer| layer.relative.as_ref()) {
-            Some(relative) => backend.relative_scratch(max_length, relative)?,
-            None => backend.scratch(max_length, self.sizes.head_dim())?,
+        let scratch = match self.layers.first().map(|layer| &layer.attention) {
+            Some(Attention::Rows { relative: Some(relative), .. }) => {
+                backend.relative_scratch(max_length, relative)?
+            }
+            _ => backend.scratch(max_length, self.sizes.head_dim())?,
+        };
+        let first_scratch = match self.layers.last().map(|layer| &layer.attention) {
+            Some(Attention::First(first)) => Some(backend.first_scratch(max_length, first)?),
+            _ => None,
         };
         Ok(Lane {
             embedded: embedded.transpose()?,
@@ -265,6 +281,7 @@ impl<B: Backend> Family<B> for Bert<B> {
             pooled: rows(hidden)?,
             end: self.end.lane(backend, max_tokens)?,
             scratch,
+            first_scratch,
         })
     }
 
@@ -282,17 +299,7 @@ impl<B: Backend> Family<B> for Bert<B> {
             let queries = if only_cls { Queries::First } else { Queries::All };
             let kind = AttentionKind::full(queries, self.sizes.num_heads);
 
-            b.linear(&lane.hidden, &layer.qkv, Epilogue::Bias, &mut lane.qkv);
-            if let Some(rope) = &self.rope {
-                b.rotate(&mut lane.qkv, batch, rope, &kind);
-            }
-            let (scratch, context) = (&mut lane.scratch, &mut lane.context);
-            match &layer.relative {
-                None => b.attention(&lane.qkv, batch, &kind, scratch, context),
-                Some(relative) => {
-                    b.relative_attention(&lane.qkv, batch, &kind, relative, scratch, context);
-                }
-            }
+            self.attend(b, lane, batch, &layer.attention, &kind);
             if only_cls {
                 b.pool(&lane.hidden, batch, Pooling::Cls, &mut lane.pooled);
                 std::mem::swap(&mut lane.hidden, &mut lane.pooled);
@@ -317,5 +324,37 @@ impl<B: Backend> Family<B> for Bert<B> {
             std::mem::swap(&mut lane.hidden, &mut lane.pooled);
         }
         self.end.forward(b, &mut lane.hidden, &mut lane.end)
+    }
+}
+
+impl<B: Backend> Bert<B> {
+    /// Fills `lane.context`.
+    fn attend(
+        &self,
+        b: &B,
+        lane: &mut Lane<B>,
+        batch: &B::Batch,
+        attention: &Attention<B>,
+        kind: &AttentionKind,
+    ) {
+        let (scratch, context) = (&mut lane.scratch, &mut lane.context);
+        match (attention, &mut lane.first_scratch) {
+            (Attention::Rows { qkv, relative }, _) => {
+                b.linear(&lane.hidden, qkv, Epilogue::Bias, &mut lane.qkv);
+                if let Some(rope) = &self.rope {
+                    b.rotate(&mut lane.qkv, batch, rope, kind);
+                }
+                match relative {
+                    None => b.attention(&lane.qkv, batch, kind, scratch, context),
+                    Some(relative) => {
+                        b.relative_attention(&lane.qkv, batch, kind, relative, scratch, context);
+                    }
+                }
+            }
+            (Attention::First(first), Some(scratch)) => {
+                b.first_attention(&lane.hidden, batch, first, scratch, context);
+            }
+            (Attention::First(_), None) => unreachable!("`lane` made a workspace"),
+        }
     }
 }

@@ -67,6 +67,12 @@ impl Fields {
         self.0.contains_key(field)
     }
 
+    /// Numbers in a row between layers; 0 if no field that this is known by says so.
+    pub fn hidden_size(&self) -> usize {
+        let size = ["hidden_size", "dim"].iter().find_map(|name| self.get(name)?.as_u64());
+        size.map_or(0, |size| size as usize)
+    }
+
     /// # Errors
     /// The field is missing, or not a whole number between 1 and `max`.
     pub fn size(&self, field: &str, max: usize) -> Result<usize, ModelError> {

@@ -210,7 +210,8 @@ impl Table {
         let project = |name: &str, factor| {
             let part = Part { name: name.to_owned(), n: width, factor };
             let own = parameters.over(&cpu);
-            let weight = own.stacked(&[part], width, Bias::Stored, Meets::Tokens)?;
+            let weight = own.stacked(&[part], width, Bias::Stored)?;
+            let weight = own.prepare(&weight.init(), Meets::Tokens)?;
             let mut out = cpu.rows(self.rows.num_rows(), width).map_err(ModelError::Device)?;
             cpu.linear(&self.rows, &weight, Epilogue::Bias, &mut out);
             Ok::<_, ModelError>(by_head(&out, num_heads))

@@ -11,6 +11,7 @@ use super::head::Head;
 use super::parameters::{Bias, Meets, Parameters, Part, Shape};
 use super::prompt;
 use super::scorer::{Family, Limits};
+use crate::engine::table::Table;
 use crate::engine::{
     AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM, Pooling,
     Queries, ROPE_HEAD_DIM, Window, query_scale,
@@ -352,19 +353,16 @@ struct Loader<'a, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn decoder(&self, labels: &[String], answers: bool) -> Result<Decoder<B>, ModelError> {
-        let Sizes { hidden_size, vocab_size, theta, head_dim, max_length, .. } = *self.sizes;
-        let mut words = self.words("model.embed_tokens.weight")?;
+        let Sizes { hidden_size, theta, head_dim, max_length, .. } = *self.sizes;
+        let words = self.words("model.embed_tokens.weight")?;
         let out = if answers {
             self.answers(labels, &words)?
         } else {
             let shape = Shape::new(labels.len(), hidden_size, Bias::None);
             self.parameters.linear("score", shape, Meets::Sequences)?
         };
-        debug_assert_eq!(words.len(), vocab_size * hidden_size, "a row for each word");
-        if self.style.is_gemma {
-            let scale = (hidden_size as f32).sqrt();
-            words.iter_mut().for_each(|x| *x *= scale);
-        }
+        let factor = if self.style.is_gemma { (hidden_size as f32).sqrt() } else { 1.0 };
+        let words = words.scaled(factor);
         let (types, positions) = (Vec::new(), Vec::new());
         let init = EmbeddingsInit { words, types, positions, hidden_size };
         let embeddings = self.parameters.backend.prepare_embeddings(init);
@@ -384,12 +382,12 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn words(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        self.parameters.weights.tensor(name, &[self.sizes.vocab_size, self.sizes.hidden_size])
+    fn words(&self, name: &str) -> Result<Table, ModelError> {
+        self.parameters.weights.table(name, [self.sizes.vocab_size, self.sizes.hidden_size])
     }
 
     /// The rows of the language model's head that answer, and no other.
-    fn answers(&self, tokens: &[String], words: &[f32]) -> Result<B::Linear, ModelError> {
+    fn answers(&self, tokens: &[String], words: &Table) -> Result<B::Linear, ModelError> {
         let Sizes { hidden_size, vocab_size, is_tied, .. } = *self.sizes;
         let head;
         let rows = if is_tied {
@@ -398,14 +396,14 @@ impl<B: Backend> Loader<'_, B> {
             head = self.words("lm_head.weight")?;
             &head
         };
-        let mut weight = Vec::new();
-        for token in tokens {
+        let mut weight = vec![0.0; tokens.len() * hidden_size];
+        for (token, row) in tokens.iter().zip(weight.chunks_exact_mut(hidden_size)) {
             let id = prompt::token_id(self.parameters.files, token)?;
             if id >= vocab_size {
                 let message = format!("{vocab_size}, but the answer '{token}' is token {id}");
                 return Err(ModelError::invalid(FILE, "vocab_size", message));
             }
-            weight.extend_from_slice(&rows[id * hidden_size..][..hidden_size]);
+            rows.read(id, row);
         }
         let (n, bias) = (tokens.len(), vec![0.0; tokens.len()]);
         let init = LinearInit { weight: &weight, bias: &bias, n, k: hidden_size };
@@ -430,6 +428,10 @@ impl<B: Backend> Loader<'_, B> {
             part("mlp.gate_proj", intermediate_size, 1.0),
             part("mlp.up_proj", intermediate_size, 1.0),
         ];
+        let stacked = |parts: &[Part], bias, meets| {
+            let matrix = self.parameters.stacked(parts, hidden, bias)?;
+            self.parameters.prepare(&matrix.init(), meets)
+        };
         let head_norms = || {
             let queries = self.norm(&name("self_attn.q_norm"), head_dim, scale)?;
             Ok::<_, ModelError>((queries, self.norm(&name("self_attn.k_norm"), head_dim, 1.0)?))
@@ -445,12 +447,12 @@ impl<B: Backend> Loader<'_, B> {
             || Ok::<_, ModelError>((norm(after)?, norm("post_feedforward_layernorm")?));
         Ok(Layer {
             attention_norm: norm("input_layernorm")?,
-            qkv: self.parameters.stacked(&qkv, hidden, biases.qkv, Meets::Tokens)?,
+            qkv: stacked(&qkv, biases.qkv, Meets::Tokens)?,
             head_norms: self.style.head_norms.then(head_norms).transpose()?,
             attention_output: linear("self_attn.o_proj", hidden, heads, biases.attention_output)?,
             update_norms: self.style.is_gemma2.then(update_norms).transpose()?,
             mlp_norm: norm(mlp_norm)?,
-            intermediate: self.parameters.stacked(&gate_and_up, hidden, biases.mlp, meets)?,
+            intermediate: stacked(&gate_and_up, biases.mlp, meets)?,
             output: linear("mlp.down_proj", hidden, intermediate_size, biases.mlp)?,
         })
     }

@@ -296,7 +296,7 @@ impl<B: Backend> Loader<'_, B> {
     fn embeddings(&self) -> Result<B::Embeddings, ModelError> {
         let Sizes { hidden_size, vocab_size, .. } = *self.sizes;
         let name = self.inner("embeddings.tok_embeddings.weight");
-        let words = self.parameters.weights.tensor(&name, &[vocab_size, hidden_size])?;
+        let words = self.parameters.weights.table(&name, [vocab_size, hidden_size])?;
         let (types, positions) = (Vec::new(), Vec::new());
         let init = EmbeddingsInit { words, types, positions, hidden_size };
         self.parameters.backend.prepare_embeddings(init).map_err(ModelError::Device)
@@ -312,10 +312,11 @@ impl<B: Backend> Loader<'_, B> {
         let norm = |part: &str| self.norm(&name(part));
         let qkv = Shape::new(3 * hidden, hidden, attention_bias);
         let factor = query_scale(self.sizes.head_dim());
+        let qkv = self.parameters.scaled(&name("attn.Wqkv"), qkv, hidden, factor)?;
         Ok(Layer {
             is_global: self.sizes.is_global[i],
             attention_norm: (i > 0).then(|| norm("attn_norm")).transpose()?,
-            qkv: self.parameters.scaled(&name("attn.Wqkv"), qkv, hidden, factor)?,
+            qkv: self.parameters.prepare(&qkv.init(), Meets::Tokens)?,
             attention_output: linear("attn.Wo", hidden, hidden, attention_bias)?,
             mlp_norm: norm("mlp_norm")?,
             intermediate: linear("mlp.Wi", 2 * intermediate_size, hidden, mlp_bias)?,

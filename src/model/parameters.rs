@@ -40,6 +40,33 @@ pub struct Part {
     pub factor: f32,
 }
 
+/// A linear layer read from a checkpoint.
+#[derive(Debug)]
+pub struct Matrix {
+    /// `[n, k]`
+    pub weight: Vec<f32>,
+    /// `[n]`
+    pub bias: Vec<f32>,
+    pub k: usize,
+}
+
+impl Matrix {
+    pub fn init(&self) -> LinearInit<'_> {
+        self.part(0, self.bias.len())
+    }
+
+    /// The layer of `n` rows from `first` on.
+    pub fn part(&self, first: usize, n: usize) -> LinearInit<'_> {
+        let k = self.k;
+        LinearInit {
+            weight: &self.weight[first * k..][..n * k],
+            bias: &self.bias[first..][..n],
+            n,
+            k,
+        }
+    }
+}
+
 /// How many rows a layer will meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meets {
@@ -85,12 +112,12 @@ impl<'a, B: Backend> Parameters<'a, B> {
         shape: Shape,
         rows: usize,
         factor: f32,
-    ) -> Result<B::Linear, ModelError> {
+    ) -> Result<Matrix, ModelError> {
         let Shape { n, k, bias } = shape;
         let mut weight = self.weights.tensor(&format!("{name}.weight"), &[n, k])?;
         let mut bias = self.bias(name, n, bias)?;
         weight[..rows * k].iter_mut().chain(&mut bias[..rows]).for_each(|x| *x *= factor);
-        self.prepare(&LinearInit { weight: &weight, bias: &bias, n, k }, Meets::Tokens)
+        Ok(Matrix { weight, bias, k })
     }
 
     /// A matrix whose lower half comes first: a gated layer that stores what is gated before what is activated.
@@ -117,21 +144,14 @@ impl<'a, B: Backend> Parameters<'a, B> {
     ///
     /// # Errors
     /// As for [`Self::linear`].
-    pub fn stacked(
-        &self,
-        parts: &[Part],
-        k: usize,
-        bias: Bias,
-        meets: Meets,
-    ) -> Result<B::Linear, ModelError> {
+    pub fn stacked(&self, parts: &[Part], k: usize, bias: Bias) -> Result<Matrix, ModelError> {
         let (mut weight, mut biases) = (Vec::new(), Vec::new());
         for Part { name, n, factor } in parts {
             let scaled = |values: Vec<f32>| values.into_iter().map(|x| x * factor);
             weight.extend(scaled(self.weights.tensor(&format!("{name}.weight"), &[*n, k])?));
             biases.extend(scaled(self.bias(name, *n, bias)?));
         }
-        let init = LinearInit { weight: &weight, bias: &biases, n: biases.len(), k };
-        self.prepare(&init, meets)
+        Ok(Matrix { weight, bias: biases, k })
     }
 
     /// # Errors

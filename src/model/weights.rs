@@ -3,6 +3,7 @@
 //! The bytes are not trusted: every way in which a file can lie is an error that names the file and the tensor.
 
 use super::source::{Blob, ModelFiles};
+use crate::engine::table::{Stored, Table};
 use crate::error::ModelError;
 use half::slice::HalfFloatSliceExt;
 use serde::Deserialize;
@@ -133,9 +134,10 @@ impl Weights {
         self.made_up.as_ref().map_or(0, |made_up| made_up.load(Ordering::Relaxed))
     }
 
-    /// Names and shapes, in no order.
-    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().map(|(name, (_, entry))| (name.as_str(), entry.shape.as_slice()))
+    /// Names, shapes and bytes as stored, in no order.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize], usize)> {
+        let tensors = self.tensors.iter();
+        tensors.map(|(name, (_, entry))| (name.as_str(), &entry.shape[..], entry.bytes.len()))
     }
 
     pub fn contains(&self, tensor: &str) -> bool {
@@ -152,35 +154,61 @@ impl Weights {
             made_up.fetch_add(len, Ordering::Relaxed);
             return Ok(make_up(name, len));
         }
-        let Some((file_idx, entry)) = self.tensors.get(name) else {
-            let file = self.files.first().map_or(SINGLE, |file| &file.name);
-            return Err(ModelError::invalid(file, name, "no such tensor"));
-        };
-        let file = &self.files[*file_idx];
-        let invalid = |message: String| Err(ModelError::invalid(&file.name, name, message));
-        if entry.shape != shape {
-            return invalid(format!(
-                "has the shape {:?}, but config.json asks for {shape:?}",
-                entry.shape
-            ));
-        }
+        let (file, entry) = self.find(name, shape)?;
         let bytes = &file.bytes[entry.bytes.clone()];
         let values = match entry.dtype {
             Dtype::F32 => from_f32(bytes),
             Dtype::F16 => from_f16(bytes),
             Dtype::Bf16 => from_bf16(bytes),
             Dtype::I8 => from_i8(bytes, &self.scale(name, shape)?),
-            Dtype::Other => {
-                let message = "its type has no code here; F32, F16, BF16 and I8 with a scale have";
-                return Err(ModelError::unsupported(&file.name, name, message));
-            }
+            Dtype::Other => return Err(no_code(file, name)),
         };
-        // Any NaN or infinity makes the sum of zero times the values NaN.
-        if values.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
-            let at = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
-            return invalid(format!("element {at} is {}, not a finite number", values[at]));
-        }
+        check_finite(file, name, 0, &values)?;
         Ok(values)
+    }
+
+    /// The rows of a matrix, as they are stored.
+    ///
+    /// # Errors
+    /// As for [`Self::tensor`].
+    pub fn table(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Table, ModelError> {
+        let shape = [rows, columns];
+        if self.made_up.is_some() {
+            return Ok(Table::of(&self.tensor(name, &shape)?, columns));
+        }
+        let (file, entry) = self.find(name, &shape)?;
+        let stored = match entry.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::Bf16 => Stored::Bf16,
+            Dtype::I8 => Stored::Int8(self.scale(name, &shape)?),
+            Dtype::Other => return Err(no_code(file, name)),
+        };
+        // A copy: the file may be replaced while the model is served.
+        let table = Table::new(file.bytes[entry.bytes.clone()].to_vec(), stored, columns);
+        // Bytes with factors, which were checked, are finite.
+        if entry.dtype != Dtype::I8 {
+            let mut row = vec![0.0; columns];
+            for i in 0..rows {
+                table.read(i, &mut row);
+                check_finite(file, name, i * columns, &row)?;
+            }
+        }
+        Ok(table)
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&File, &Entry), ModelError> {
+        let Some((file_idx, entry)) = self.tensors.get(name) else {
+            let file = self.files.first().map_or(SINGLE, |file| &file.name);
+            return Err(ModelError::invalid(file, name, "no such tensor"));
+        };
+        let file = &self.files[*file_idx];
+        if entry.shape != shape {
+            let have = &entry.shape;
+            let message = format!("has the shape {have:?}, but config.json asks for {shape:?}");
+            return Err(ModelError::invalid(&file.name, name, message));
+        }
+        Ok((file, entry))
     }
 
     /// `<name>.scale`: one factor for each row of an I8 tensor.
@@ -194,6 +222,22 @@ impl Weights {
         }
         self.tensor(&scale, &shape[..shape.len().min(1)])
     }
+}
+
+fn no_code(file: &File, name: &str) -> ModelError {
+    let message = "its type has no code here; F32, F16, BF16 and I8 with a scale have";
+    ModelError::unsupported(&file.name, name, message)
+}
+
+/// `first` is the index of the first of these values in the tensor.
+fn check_finite(file: &File, name: &str, first: usize, values: &[f32]) -> Result<(), ModelError> {
+    // Any NaN or infinity makes the sum of zero times the values NaN.
+    if values.iter().map(|x| x * 0.0).sum::<f32>() == 0.0 {
+        return Ok(());
+    }
+    let at = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
+    let message = format!("element {} is {}, not a finite number", first + at, values[at]);
+    Err(ModelError::invalid(&file.name, name, message))
 }
 
 /// Numbers below 0.05, those of a name always the same (xorshift).

@@ -9,6 +9,7 @@ use crate::engine::cpu::Isa;
 use crate::engine::packed::Packed;
 use crate::engine::{Dtype, MaxSim};
 use crate::error::ModelError;
+use crate::model::config::Config;
 use crate::model::head::Head;
 use crate::model::known;
 use crate::model::loader::{self, Gpus, LoadOptions, LoadedModel};
@@ -67,7 +68,9 @@ pub fn prepare(files: &ModelFiles, options: &LoadOptions) -> Result<Prepared, Mo
     }
     if options.dtype.is_none() {
         let isa = options.isa.unwrap_or_else(Isa::detect);
-        for &dtype in isa.fastest_dtypes().iter().filter(|dtype| **dtype != Dtype::F32) {
+        let hidden_size = Config::read(files)?.fields.hidden_size();
+        let dtypes = isa.fastest_dtypes(hidden_size).iter();
+        for &dtype in dtypes.filter(|dtype| **dtype != Dtype::F32) {
             if golden.tolerance(dtype).is_none() {
                 let model = files.name();
                 tracing::debug!(

@@ -1,6 +1,7 @@
 //! Attention of a batch: sequence by sequence, in the rows' form.
 
 use super::buffer::Buffer;
+use super::first::{First, FirstWork};
 use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::narrow::amx;
@@ -24,6 +25,8 @@ pub struct Scratch {
     /// Products with the vectors of distances, of all keys and of a tile of queries.
     by_key: Buffer,
     by_query: Buffer,
+    /// Of attention with the first token alone.
+    pub(super) first: Option<FirstWork>,
 }
 
 /// One sequence of a batch.
@@ -60,6 +63,10 @@ impl Scratch {
         }
     }
 
+    pub(super) fn first(max_length: usize, first: &First) -> Self {
+        Self { first: Some(first.work(max_length)), ..Self::empty(max_length, 0) }
+    }
+
     /// Of the f32 kernel.
     fn wide(cpu: &Cpu, max_length: usize, head_dim: usize) -> Self {
         let sizes = AttentionSizes::new(cpu.kernels, max_length, head_dim);
@@ -82,6 +89,7 @@ impl Scratch {
             tiles: Buffer::zeroed(0),
             by_key: none(),
             by_query: none(),
+            first: None,
         }
     }
 

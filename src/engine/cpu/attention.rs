@@ -3,7 +3,7 @@
 //! Per head the keys are transposed into panels and the values copied into panels; then each tile of
 //! queries makes its scores, their softmax and the weighted values while they are in the L1 cache.
 
-use super::gemm::{tile_height, tile_of};
+use super::gemm::{Factors, tile_height, tile_of};
 use super::kernels::{AttentionArgs, scores_stride};
 use super::math;
 use super::relative;
@@ -58,16 +58,8 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
         let query = args.qkv.add(row * args.qkv_stride + head * dim);
         for i in first / panel..end.div_ceil(panel) {
             let (keys, scores) = (work.keys.add(i * dim * panel), work.scores.add(i * panel));
-            tile_of::<S, MR, NV>(
-                rows,
-                dim,
-                query,
-                args.qkv_stride,
-                keys,
-                work.zeros,
-                scores,
-                stride,
-            );
+            let factors = Factors::packed(dim, (query, args.qkv_stride), (keys, panel));
+            tile_of::<S, MR, NV>(rows, factors, work.zeros, scores, stride);
         }
         if let Some(relative) = &args.relative {
             let scores = (work.scores, stride);
@@ -86,8 +78,8 @@ unsafe fn tile_of_queries<S: Simd, const MR: usize, const NV: usize>(
         for i in 0..width / panel {
             let values = work.values.add((i * len + first) * panel);
             let (scores, tile) = (work.scores.add(first), work.tile.add(i * panel));
-            let k = end - first;
-            tile_of::<S, MR, NV>(rows, k, scores, stride, values, work.zeros, tile, width);
+            let factors = Factors::packed(end - first, (scores, stride), (values, panel));
+            tile_of::<S, MR, NV>(rows, factors, work.zeros, tile, width);
         }
         for (i, scale) in scale.iter().enumerate().take(rows) {
             let out = args.out.add((row + i) * args.out_stride + head * dim);

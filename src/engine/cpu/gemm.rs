@@ -10,22 +10,45 @@ use crate::engine::Epilogue;
 
 const FLOATS_PER_LINE: usize = 16;
 
-/// `c[M, NV * LANES] = a[M, k] * panel[k, NV * LANES] + bias`
+/// Where the factors of a product `a[rows, k] * b[k, NV * LANES]` lie. Steps are in floats; where they are constants
+/// the compiler sees them, as all of this is inlined.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    pub(super) k: usize,
+    pub(super) a: *const f32,
+    /// From a row of `a` to the next.
+    pub(super) a_row: usize,
+    /// From a column of `a` to the next.
+    pub(super) a_column: usize,
+    pub(super) b: *const f32,
+    /// From a row of `b` to the next.
+    pub(super) b_row: usize,
+}
+
+impl Factors {
+    /// Rows that are `lda` apart, by a packed panel of `width` columns.
+    #[inline(always)]
+    pub(super) fn packed(
+        k: usize,
+        (a, lda): (*const f32, usize),
+        (panel, width): (*const f32, usize),
+    ) -> Self {
+        Self { k, a, a_row: lda, a_column: 1, b: panel, b_row: width }
+    }
+}
+
+/// `c[M, NV * LANES] = a[M, k] * b[k, NV * LANES] + bias`
 ///
 /// # Safety
-/// The CPU has the instruction set; the pointers are valid for the sizes above, `a` and `c` with the
-/// strides `lda` and `ldc`.
+/// The CPU has the instruction set; the pointers are valid for the sizes above, `c` with the stride `ldc`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a micro-kernel: its arguments are registers")]
 unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
-    k: usize,
-    a: *const f32,
-    lda: usize,
-    panel: *const f32,
+    factors: Factors,
     bias: *const f32,
     c: *mut f32,
     ldc: usize,
 ) {
+    let Factors { k, a, a_row, a_column, mut b, b_row } = factors;
     // SAFETY: all offsets stay below M rows, k columns and one panel, which the caller vouches for.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; M];
@@ -34,19 +57,18 @@ unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
                 *x = S::load(bias.add(j * S::LANES));
             }
         }
-        let mut b = panel;
         for p in 0..k {
             let mut columns = [S::splat(0.0); NV];
             for (j, column) in columns.iter_mut().enumerate() {
                 *column = S::load(b.add(j * S::LANES));
             }
             for (i, row) in acc.iter_mut().enumerate() {
-                let x = S::splat(*a.add(i * lda + p));
+                let x = S::splat(*a.add(i * a_row + p * a_column));
                 for (j, sum) in row.iter_mut().enumerate() {
                     *sum = S::fma(x, columns[j], *sum);
                 }
             }
-            b = b.add(NV * S::LANES);
+            b = b.add(b_row);
         }
         for (i, row) in acc.iter().enumerate() {
             for (j, sum) in row.iter().enumerate() {
@@ -61,13 +83,9 @@ unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
 /// # Safety
 /// As for [`tile`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a micro-kernel: its arguments are registers")]
 pub(super) unsafe fn tile_of<S: Simd, const MR: usize, const NV: usize>(
     rows: usize,
-    k: usize,
-    a: *const f32,
-    lda: usize,
-    panel: *const f32,
+    factors: Factors,
     bias: *const f32,
     c: *mut f32,
     ldc: usize,
@@ -76,7 +94,7 @@ pub(super) unsafe fn tile_of<S: Simd, const MR: usize, const NV: usize>(
         ($($m:literal)*) => {
             match rows {
                 // SAFETY: the caller's promise, for `rows` rows.
-                $($m if $m <= MR => unsafe { tile::<S, $m, NV>(k, a, lda, panel, bias, c, ldc) },)*
+                $($m if $m <= MR => unsafe { tile::<S, $m, NV>(factors, bias, c, ldc) },)*
                 _ => unreachable!("a tile has 1 to {MR} rows"),
             }
         };
@@ -114,10 +132,10 @@ pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &Li
                     S::prefetch(panel.wrapping_add(line));
                 }
                 let bias = args.bias.add(panel_idx * width);
-                let a = args.x.add(row * args.x_stride);
+                let a = (args.x.add(row * args.x_stride), args.x_stride);
                 let c = args.out.add(row * args.out_stride + panel_idx * width);
-                let (lda, ldc) = (args.x_stride, args.out_stride);
-                tile_of::<S, MR, NV>(rows, args.k, a, lda, panel, bias, c, ldc);
+                let (factors, ldc) = (Factors::packed(args.k, a, (panel, width)), args.out_stride);
+                tile_of::<S, MR, NV>(rows, factors, bias, c, ldc);
                 activate_tile::<S, NV>(args.epilogue, rows, c, ldc);
             }
             ahead += share;

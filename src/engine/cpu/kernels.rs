@@ -15,6 +15,7 @@ pub(super) struct Kernels {
     pub(super) tile_rows: usize,
     pub(super) linear: unsafe fn(&LinearArgs),
     pub(super) attention: unsafe fn(&AttentionArgs),
+    pub(super) first: unsafe fn(&FirstArgs),
     pub(super) add_norm: unsafe fn(&NormArgs),
     pub(super) gate: unsafe fn(&GateArgs),
     pub(super) rotate: unsafe fn(&RotateArgs),
@@ -90,6 +91,29 @@ impl AttentionArgs {
 /// The keys that the query at `row` sees of `len`: one at least, the last where it asks from beyond its window.
 pub(super) fn visible(window: Window, row: usize, len: usize) -> Range<usize> {
     row.saturating_sub(window.left).min(len - 1)..len.min(row + window.right + 1)
+}
+
+/// One query a head over the hidden rows of one sequence.
+#[derive(Debug)]
+pub(super) struct FirstArgs {
+    /// `[len, columns]`, rows `stride` apart.
+    pub(super) rows: *const f32,
+    pub(super) stride: usize,
+    pub(super) len: usize,
+    /// Whole panels; what lies beyond the model's width is finite, and zero in the queries.
+    pub(super) columns: usize,
+    pub(super) num_heads: usize,
+    /// `[num_heads, columns]`, rows `query_stride` apart.
+    pub(super) queries: *const f32,
+    pub(super) query_stride: usize,
+    /// Room for `[columns, LANES]`.
+    pub(super) panels: *mut f32,
+    /// Room for `[len, num_heads]`, heads in whole vectors of the widest kind.
+    pub(super) scores: *mut f32,
+    /// A panel of zeros.
+    pub(super) zeros: *const f32,
+    /// `[num_heads, columns]`
+    pub(super) out: *mut f32,
 }
 
 /// Parts of the attention scratch; see [`AttentionSizes`].
@@ -217,9 +241,10 @@ macro_rules! kernel_table {
         mod entry {
             use super::*;
             use crate::engine::cpu::kernels::{
-                AttentionArgs, GateArgs, HeadNormArgs, LinearArgs, MaxSimArgs, NormArgs, RotateArgs,
+                AttentionArgs, FirstArgs, GateArgs, HeadNormArgs, LinearArgs, MaxSimArgs, NormArgs,
+                RotateArgs,
             };
-            use crate::engine::cpu::{attention, gemm, max_sim, norm, numbers, rowwise};
+            use crate::engine::cpu::{attention, first, gemm, max_sim, norm, numbers, rowwise};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
@@ -233,6 +258,13 @@ macro_rules! kernel_table {
             pub(super) unsafe fn attention(args: &AttentionArgs) {
                 // SAFETY: as above.
                 unsafe { attention::attention::<$simd, $rows, $vectors>(args) }
+            }
+
+            // SAFETY: the caller vouches for the instruction set and for the arguments.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn first(args: &FirstArgs) {
+                // SAFETY: as above.
+                unsafe { first::first::<$simd, $rows, $vectors>(args) }
             }
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
@@ -276,6 +308,7 @@ macro_rules! kernel_table {
             tile_rows: $rows,
             linear: entry::linear,
             attention: entry::attention,
+            first: entry::first,
             add_norm: entry::add_norm,
             gate: entry::gate,
             rotate: entry::rotate,

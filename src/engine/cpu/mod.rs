@@ -13,6 +13,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod buffer;
+mod first;
 mod gemm;
 mod isa;
 mod kernels;
@@ -32,6 +33,7 @@ mod simd;
 mod weight;
 
 pub use attend::Scratch;
+pub use first::First;
 pub use isa::Isa;
 pub use max_sim::{Documents, Query};
 pub use relative::Relative;
@@ -40,8 +42,8 @@ pub use weight::{Embeddings, Linear, Norm, Rope};
 
 use super::packed::Packed;
 use super::{
-    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, NormInit, Pooling,
-    ROPE_HEAD_DIM, RelativeInit, RopeInit,
+    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, FirstInit, Gate, LinearInit, NormInit,
+    Pooling, ROPE_HEAD_DIM, RelativeInit, RopeInit,
 };
 use crate::error::DeviceError;
 use kernels::{GateArgs, HeadNormArgs, Kernels, NormArgs};
@@ -165,6 +167,7 @@ impl Backend for Cpu {
     type Embeddings = Embeddings;
     type Rope = Rope;
     type Relative = Relative;
+    type First = First;
     type Rows = Rows;
     type Scratch = Scratch;
     type Batch = Packed;
@@ -196,6 +199,10 @@ impl Backend for Cpu {
         Ok(Relative::new(init, self.kernels.panel))
     }
 
+    fn prepare_first(&self, init: &FirstInit<'_>) -> Result<Option<First>, DeviceError> {
+        Ok(Some(First::new(init, self.kernels.panel)))
+    }
+
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
         Ok(Rows::new(max_rows, width, self.dtype))
     }
@@ -216,15 +223,19 @@ impl Backend for Cpu {
         Ok(Scratch::relative(self, max_length, relative))
     }
 
+    fn first_scratch(&self, max_length: usize, first: &First) -> Result<Scratch, DeviceError> {
+        Ok(Scratch::first(max_length, first))
+    }
+
     fn embed_norm(&self, group: &Packed, table: &Embeddings, norm: &Norm, out: &mut Rows) {
         out.set_rows(group.num_tokens());
         for t in 0..group.num_tokens() {
-            let word = table.word(group.input_ids[t]);
             let kind = table.token_type(group.token_type_ids[t]);
             let position = table.position(group.position_ids[t]);
             let row = out.row_mut(t);
-            for (((x, word), kind), position) in row.iter_mut().zip(word).zip(kind).zip(position) {
-                *x = word + kind + position;
+            table.word(group.input_ids[t], row);
+            for ((x, kind), position) in row.iter_mut().zip(kind).zip(position) {
+                *x = *x + kind + position;
             }
         }
         self.add_norm(out, None, norm, None);
@@ -234,7 +245,7 @@ impl Backend for Cpu {
     fn embed(&self, group: &Packed, table: &Embeddings, out: &mut Rows) {
         out.set_rows(group.num_tokens());
         for (t, id) in group.input_ids.iter().enumerate() {
-            out.row_mut(t).copy_from_slice(table.word(*id));
+            table.word(*id, out.row_mut(t));
         }
     }
 
@@ -339,6 +350,17 @@ impl Backend for Cpu {
         out: &mut Rows,
     ) {
         self.attend(qkv, batch, (kind, Some(relative)), scratch, out);
+    }
+
+    fn first_attention(
+        &self,
+        hidden: &Rows,
+        batch: &Packed,
+        first: &First,
+        scratch: &mut Scratch,
+        out: &mut Rows,
+    ) {
+        self.attend_with_first(hidden, batch, first, scratch, out);
     }
 
     fn norm(&self, x: &Rows, norm: &Norm, out: &mut Rows) {

@@ -4,7 +4,8 @@
 //! library, and the error function from its series and continued fraction.
 
 use super::kernels::{
-    AttentionArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, MaxSimArgs, NormArgs, RotateArgs,
+    AttentionArgs, FirstArgs, GateArgs, HeadNormArgs, Kernels, LinearArgs, MaxSimArgs, NormArgs,
+    RotateArgs,
 };
 use super::relative::RelativeArgs;
 use crate::engine::{Epilogue, Gate, NormKind};
@@ -17,6 +18,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     tile_rows: 1,
     linear,
     attention,
+    first,
     add_norm,
     gate,
     rotate,
@@ -117,6 +119,34 @@ fn erf(x: f64) -> f64 {
         1.0 - (-a * a).exp() / (std::f64::consts::PI.sqrt() * fraction)
     };
     y.copysign(x)
+}
+
+/// # Safety
+/// `args` describes valid memory and `out` overlaps nothing else.
+unsafe fn first(args: &FirstArgs) {
+    let FirstArgs { len, columns, .. } = *args;
+    // SAFETY: rows below `len`, heads below `num_heads`, whole rows of `columns`.
+    let row = |t: usize| unsafe { from_raw_parts(args.rows.add(t * args.stride), columns) };
+    for head in 0..args.num_heads {
+        // SAFETY: as above; `scores` has a float for each token at least.
+        let (query, scores, out) = unsafe {
+            (
+                from_raw_parts(args.queries.add(head * args.query_stride), columns),
+                from_raw_parts_mut(args.scores, len),
+                from_raw_parts_mut(args.out.add(head * columns), columns),
+            )
+        };
+        for (t, score) in scores.iter_mut().enumerate() {
+            *score = query.iter().zip(row(t)).map(|(q, x)| q * x).sum();
+        }
+        let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        scores.iter_mut().for_each(|score| *score = (*score - max).exp2());
+        let sum: f32 = scores.iter().sum();
+        out.fill(0.0);
+        for (t, weight) in scores.iter().enumerate() {
+            out.iter_mut().zip(row(t)).for_each(|(out, x)| *out += weight / sum * x);
+        }
+    }
 }
 
 /// # Safety

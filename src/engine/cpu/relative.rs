@@ -4,7 +4,7 @@
 //! Both are products with every bucket of distances on the micro-kernel; then each pair of tokens takes its two numbers.
 
 use super::buffer::Buffer;
-use super::gemm::{tile_height, tile_of};
+use super::gemm::{Factors, tile_height, tile_of};
 use super::kernels::AttentionArgs;
 use super::simd::Simd;
 use super::weight::pack_f32;
@@ -133,8 +133,8 @@ pub(super) unsafe fn score_keys<S: Simd, const MR: usize, const NV: usize>(
             for i in relative.panels(args.len.max(args.num_queries), panel) {
                 let vectors = relative.queries.add(head * relative.head_stride + i * dim * panel);
                 let out = relative.by_key.add(row * relative.stride + i * panel);
-                let (lda, zeros) = (args.qkv_stride, args.work.zeros);
-                tile_of::<S, MR, NV>(rows, dim, keys, lda, vectors, zeros, out, relative.stride);
+                let factors = Factors::packed(dim, (keys, args.qkv_stride), (vectors, panel));
+                tile_of::<S, MR, NV>(rows, factors, args.work.zeros, out, relative.stride);
             }
             row += rows;
         }
@@ -159,9 +159,9 @@ pub(super) unsafe fn add<S: Simd, const MR: usize, const NV: usize>(
         let query = args.qkv.add(row * args.qkv_stride + head * dim);
         for i in relative.panels(args.len.max(args.num_queries), panel) {
             let vectors = relative.keys.add(head * relative.head_stride + i * dim * panel);
-            let (lda, zeros) = (args.qkv_stride, args.work.zeros);
+            let factors = Factors::packed(dim, (query, args.qkv_stride), (vectors, panel));
             let out = relative.by_query.add(i * panel);
-            tile_of::<S, MR, NV>(rows, dim, query, lda, vectors, zeros, out, relative.stride);
+            tile_of::<S, MR, NV>(rows, factors, args.work.zeros, out, relative.stride);
         }
         for i in 0..rows {
             let by_query = relative.by_query.add(i * relative.stride);

@@ -6,7 +6,7 @@ use crate::engine::Dtype;
 
 /// The widest panel of any kernel: kernels write whole panels, into the padding if need be. Also a step of
 /// the narrow products, which read whole ones.
-const ROW_PAD: usize = STEP_BYTES;
+pub(super) const ROW_PAD: usize = STEP_BYTES;
 /// Rows a multiple of 4 KiB apart fall into one set of the L1 cache, and a tile reads 14 of them at once.
 const ALIASING_FLOATS: usize = 1024;
 

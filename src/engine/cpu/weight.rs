@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::kernels::RotateArgs;
 use super::narrow::weight::Panels;
+use crate::engine::table::Table;
 use crate::engine::{
     Dtype, EmbeddingsInit, LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit,
 };
@@ -116,7 +117,7 @@ impl Rope {
 /// The word, token-type and position tables.
 #[derive(Debug)]
 pub struct Embeddings {
-    words: Vec<f32>,
+    words: Table,
     types: Vec<f32>,
     positions: Vec<f32>,
     hidden_size: usize,
@@ -127,14 +128,16 @@ pub struct Embeddings {
 impl Embeddings {
     pub(super) fn new(init: EmbeddingsInit) -> Self {
         let EmbeddingsInit { words, types, positions, hidden_size } = init;
-        for table in [&words, &types, &positions] {
+        assert_eq!(words.columns(), hidden_size, "rows of words");
+        for table in [&types, &positions] {
             assert!(table.len().is_multiple_of(hidden_size), "whole rows of {hidden_size}");
         }
         Self { words, types, positions, hidden_size, nothing: vec![0.0; hidden_size] }
     }
 
-    pub(super) fn word(&self, id: u32) -> &[f32] {
-        self.row(&self.words, id)
+    /// Writes the vector of a word.
+    pub(super) fn word(&self, id: u32, out: &mut [f32]) {
+        self.words.read(id as usize, out);
     }
 
     pub(super) fn token_type(&self, id: u32) -> &[f32] {

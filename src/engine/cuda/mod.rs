@@ -27,8 +27,8 @@ use half::f16;
 
 use super::packed::Packed;
 use super::{
-    AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM, NormInit,
-    NormKind, Pooling, Queries, RelativeInit, RopeInit,
+    AttentionKind, Backend, EmbeddingsInit, Epilogue, FirstInit, Gate, LinearInit, MAX_HEAD_DIM,
+    NormInit, NormKind, Pooling, Queries, RelativeInit, RopeInit,
 };
 use crate::error::DeviceError;
 use cublaslt::CublasLt;
@@ -168,6 +168,7 @@ impl Backend for Cuda {
     type Embeddings = Embeddings;
     type Rope = Rope;
     type Relative = Infallible;
+    type First = Infallible;
     type Rows = Rows;
     type Scratch = Scratch;
     type Batch = Batch;
@@ -205,7 +206,7 @@ impl Backend for Cuda {
         let table = |values: &[f32]| self.upload("embeddings", &buffers::to_halves(values));
         let optional = |values: &[f32]| (!values.is_empty()).then(|| table(values)).transpose();
         Ok(Embeddings {
-            words: table(&init.words)?,
+            words: table(&init.words.to_vec())?,
             types: optional(&init.types)?,
             positions: optional(&init.positions)?,
             hidden_size: init.hidden_size,
@@ -234,6 +235,14 @@ impl Backend for Cuda {
         relative: &Infallible,
     ) -> Result<Scratch, DeviceError> {
         match *relative {}
+    }
+
+    fn prepare_first(&self, _init: &FirstInit<'_>) -> Result<Option<Infallible>, DeviceError> {
+        Ok(None)
+    }
+
+    fn first_scratch(&self, _: usize, first: &Infallible) -> Result<Scratch, DeviceError> {
+        match *first {}
     }
 
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
@@ -344,6 +353,17 @@ impl Backend for Cuda {
         _out: &mut Rows,
     ) {
         match *relative {}
+    }
+
+    fn first_attention(
+        &self,
+        _hidden: &Rows,
+        _batch: &Batch,
+        first: &Infallible,
+        _scratch: &mut Scratch,
+        _out: &mut Rows,
+    ) {
+        match *first {}
     }
 
     fn norm(&self, x: &Rows, norm: &Norm, out: &mut Rows) {

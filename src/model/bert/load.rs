@@ -1,13 +1,13 @@
 //! A model of BERT's kind out of its tensors.
 
-use super::{Bert, FeedForward, Layer, Layout, Positions, Qkv, Sizes};
-use crate::engine::{Backend, EmbeddingsInit, Pooling, RopeInit, query_scale};
+use super::{Attention, Bert, FeedForward, Layer, Layout, Positions, Qkv, Sizes};
+use crate::engine::{Backend, EmbeddingsInit, FirstInit, Pooling, RopeInit, query_scale};
 use crate::error::ModelError;
 use crate::model::config::Config;
 use crate::model::deberta::{Distances, Table};
 use crate::model::end::{End, Layers, Stage};
 use crate::model::head::Head;
-use crate::model::parameters::{Bias, Meets, Parameters, Part, Shape};
+use crate::model::parameters::{Bias, Matrix, Meets, Parameters, Part, Shape};
 
 pub(super) struct Loader<'a, B: Backend> {
     pub(super) parameters: &'a Parameters<'a, B>,
@@ -88,7 +88,9 @@ impl<B: Backend> Loader<'_, B> {
             }
             Positions::Rotary { .. } | Positions::Relative(_) => Vec::new(),
         };
-        let words = table("word", self.sizes.vocab_size)?;
+        let name = format!("{}embeddings.word_embeddings.weight", self.prefix);
+        let shape = [self.sizes.vocab_size, embedding_size];
+        let words = self.parameters.weights.table(&name, shape)?;
         let init = EmbeddingsInit { words, types, positions, hidden_size: embedding_size };
         self.parameters.backend.prepare_embeddings(init).map_err(ModelError::Device)
     }
@@ -123,18 +125,12 @@ impl<B: Backend> Loader<'_, B> {
                 let parts =
                     parts.map(|(part, factor)| Part { name: name(part), n: hidden, factor });
                 let parts: Vec<_> = parts.collect();
-                self.parameters.stacked(&parts, hidden, Bias::Stored, Meets::Tokens)?
+                self.parameters.stacked(&parts, hidden, Bias::Stored)?
             }
             Qkv::Stacked(part) => {
                 let shape = Shape::new(3 * hidden, hidden, Bias::Stored);
                 self.parameters.scaled(&name(part), shape, hidden, scale)?
             }
-        };
-        let relative = match (distances, &self.layout.qkv) {
-            (Some(table), Qkv::Apart([query, key, _])) => {
-                Some(table.relative(self.parameters, (&name(query), &name(key)), self.sizes)?)
-            }
-            _ => None,
         };
         let intermediate = match self.sizes.activation {
             FeedForward::Plain(_) => linear(self.layout.intermediate, intermediate_size, hidden)?,
@@ -144,14 +140,42 @@ impl<B: Backend> Loader<'_, B> {
             }
         };
         Ok(Layer {
-            qkv,
-            relative,
+            attention: self.attention(&name, &qkv, meets, distances)?,
             attention_output: linear(self.layout.attention_output, hidden, hidden)?,
             attention_norm: norm(self.layout.attention_norm)?,
             intermediate,
             output: linear(self.layout.output, hidden, intermediate_size)?,
             output_norm: norm(self.layout.output_norm)?,
         })
+    }
+
+    /// Of the last layer, if few of its rows are wanted, the one that spares keys and values, where the backend has it
+    /// and positions do not turn keys.
+    fn attention(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        qkv: &Matrix,
+        meets: Meets,
+        distances: Option<&Table>,
+    ) -> Result<Attention<B>, ModelError> {
+        let Sizes { hidden_size: hidden, num_heads, .. } = *self.sizes;
+        let is_table = matches!(self.sizes.positions, Positions::Table { .. });
+        if is_table && meets == Meets::Sequences {
+            let [query, key, value] = [0, 1, 2].map(|i| qkv.part(i * hidden, hidden));
+            let init = FirstInit { query, key, value, num_heads };
+            let first = self.parameters.backend.prepare_first(&init).map_err(ModelError::Device)?;
+            if let Some(first) = first {
+                return Ok(Attention::First(first));
+            }
+        }
+        let relative = match (distances, &self.layout.qkv) {
+            (Some(table), Qkv::Apart([query, key, _])) => {
+                Some(table.relative(self.parameters, (&name(query), &name(key)), self.sizes)?)
+            }
+            _ => None,
+        };
+        let qkv = self.parameters.prepare(&qkv.init(), Meets::Tokens)?;
+        Ok(Attention::Rows { qkv, relative })
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<B::Norm, ModelError> {

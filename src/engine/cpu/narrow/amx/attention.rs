@@ -1,22 +1,32 @@
 //! Softmax attention of one sequence, head by head, on tiles of bf16.
 //!
-//! Per head the keys are transposed and the values paired into packed tiles; then each block of 32 queries
-//! makes its scores, their softmax and the weighted values while they are in the first-level caches.
+//! Per head the keys are transposed and the values paired into packed tiles. Each block of 32 queries has its scores
+//! made, then their softmax, then the weighted values, for [`CHUNK`] keys at a time: what a stage writes is in the
+//! first-level cache when the next reads it. Three blocks are under way at a time, one in each stage. As more keys come,
+//! sums and values are scaled to the new maximum (Milakov and Gimelshein, 2018; Dao et al., 2022).
 
-use super::{Operands, STEP_BYTES, TILE_BYTES, TILE_ROWS, Tiles, exchange, multiply, store_sums};
+mod pack;
+mod products;
+mod softmax;
+mod tiles;
+
+use super::{STEP_BYTES, Tiles};
 use crate::engine::Window;
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::kernels::visible;
 use crate::engine::cpu::math;
 use crate::engine::cpu::simd::Simd;
-use std::arch::x86_64::*;
+use products::Products;
+use softmax::{Part, ROWS, State, softmax};
 use std::ops::Range;
 
 /// Queries of a block, and keys and columns of two tiles.
 const BLOCK: usize = 32;
-/// Stands where no key is: its weight is lost in any sum.
-const NO_KEY: f32 = -1e30;
 const LANES: usize = S::LANES;
+/// Keys at a time: scores and weights of two blocks are 56 KiB then.
+const CHUNK: usize = 128;
+/// Heads whose values are in use at a time: where a head is one block, that of each stage.
+const VALUES: usize = 3;
 
 type S = avx512::Avx512<true>;
 
@@ -47,6 +57,11 @@ pub(in crate::engine::cpu) struct AttentionArgs {
 }
 
 impl AttentionArgs {
+    /// Heads of queries that share one of keys.
+    fn group(&self) -> usize {
+        self.num_heads / self.num_kv_heads
+    }
+
     /// The keys that the query at `row` sees.
     fn visible(&self, row: usize) -> Range<usize> {
         visible(self.window, self.trunk_len + row, self.len)
@@ -62,7 +77,8 @@ impl AttentionArgs {
     }
 }
 
-/// Bytes of the workspace's parts for sequences of `len` tokens, each a multiple of a cache line.
+/// Bytes of the workspace's parts for sequences of `len` tokens, each a multiple of a cache line. Scores and weights
+/// are there twice, as one stage writes them while another reads; values [`VALUES`] times.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
     /// `[len / 16][dim / 32]` tiles of 16 dwords of a key by 16 keys.
@@ -75,6 +91,8 @@ struct Sizes {
     weights: usize,
     /// `[32][32]` f32
     tile: usize,
+    /// `[32][dim]` f32: values by the weights of the keys so far.
+    context: usize,
     len: usize,
     dim: usize,
 }
@@ -88,6 +106,7 @@ impl Sizes {
             scores: 0,
             weights: 0,
             tile: 0,
+            context: 4 * BLOCK * dim,
             len,
             dim,
         };
@@ -97,291 +116,213 @@ impl Sizes {
         sizes
     }
 
-    /// A line more than the length keeps rows out of one another's cache set.
+    /// A line more than the keys keeps rows out of one another's cache set.
     fn scores_stride(&self) -> usize {
-        self.len + STEP_BYTES / 4
+        self.len.min(CHUNK) + STEP_BYTES / 4
     }
 
     fn weights_stride(&self) -> usize {
-        self.len + STEP_BYTES / 2
+        self.len.min(CHUNK) + STEP_BYTES / 2
+    }
+
+    fn all(&self) -> usize {
+        let twice = self.scores + self.weights;
+        self.keys + VALUES * self.values + 2 * twice + self.tile + self.context
     }
 }
 
 /// Bytes that sequences of up to `len` tokens need.
 pub(in crate::engine::cpu) fn work_bytes(len: usize, head_dim: usize) -> usize {
-    let sizes = Sizes::new(len, head_dim);
-    sizes.keys + sizes.values + sizes.scores + sizes.weights + sizes.tile
+    Sizes::new(len, head_dim).all()
+}
+
+/// A block of queries of one head and some of its keys, on their way through the stages.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    head: usize,
+    /// The first query, and how many.
+    first: usize,
+    rows: usize,
+    /// The keys: whole tiles, up to [`CHUNK`] of them.
+    begin: usize,
+    end: usize,
+    /// Those that some query of the block sees.
+    first_key: usize,
+    last_key: usize,
+    /// Which of two places has its scores and weights, and which of [`VALUES`] its values.
+    slot: usize,
+    values_slot: usize,
+}
+
+impl Block {
+    /// The first keys of a block of queries.
+    fn new(args: &AttentionArgs, head: usize, first: usize, slot: usize) -> Self {
+        let rows = BLOCK.min(args.num_queries - first);
+        let begin = args.visible(first).start / BLOCK * BLOCK;
+        let last_key = args.visible(first + rows - 1).end.next_multiple_of(BLOCK);
+        Self {
+            head,
+            first,
+            rows,
+            begin,
+            end: end_of_chunk(begin).min(last_key),
+            first_key: begin,
+            last_key,
+            slot,
+            values_slot: head / args.group() % VALUES,
+        }
+    }
+
+    /// More keys, then more queries, then the next head.
+    fn next(&self, args: &AttentionArgs) -> Option<Self> {
+        let slot = 1 - self.slot;
+        if self.end < self.last_key {
+            let (begin, end) = (self.end, end_of_chunk(self.end).min(self.last_key));
+            return Some(Self { begin, end, slot, ..*self });
+        }
+        if self.first + BLOCK < args.num_queries {
+            return Some(Self::new(args, self.head, self.first + BLOCK, slot));
+        }
+        (self.head + 1 < args.num_heads).then(|| Self::new(args, self.head + 1, 0, slot))
+    }
+
+    fn has_first_keys(&self) -> bool {
+        self.begin == self.first_key
+    }
+
+    fn has_last_keys(&self) -> bool {
+        self.end == self.last_key
+    }
+}
+
+/// Chunks end where they end for every block of queries, so that sums do not depend on which queries share one.
+fn end_of_chunk(key: usize) -> usize {
+    (key / CHUNK + 1) * CHUNK
+}
+
+#[derive(Debug)]
+struct Work {
+    start: *mut u8,
+    tile: *mut f32,
+    context: *mut f32,
+    sizes: Sizes,
+}
+
+impl Work {
+    /// # Safety
+    /// `start` has [`work_bytes`] of memory.
+    unsafe fn new(start: *mut u8, sizes: Sizes) -> Self {
+        let context = sizes.all() - sizes.context;
+        // SAFETY: the last two parts.
+        let (tile, context) = unsafe { (start.add(context - sizes.tile), start.add(context)) };
+        Self { start, tile: tile.cast(), context: context.cast(), sizes }
+    }
+
+    fn keys(&self) -> *mut u8 {
+        self.start
+    }
+
+    /// # Safety
+    /// As for [`Self::new`]; so for all here.
+    unsafe fn values(&self, block: Block) -> *mut u8 {
+        // SAFETY: one of the places.
+        unsafe { self.start.add(self.sizes.keys + block.values_slot * self.sizes.values) }
+    }
+
+    unsafe fn scores(&self, block: Block) -> *mut f32 {
+        let before = self.sizes.keys + VALUES * self.sizes.values;
+        // SAFETY: one of the two.
+        unsafe { self.start.add(before + block.slot * self.sizes.scores).cast() }
+    }
+
+    unsafe fn weights(&self, block: Block) -> *mut u16 {
+        let before = self.sizes.keys + VALUES * self.sizes.values + 2 * self.sizes.scores;
+        // SAFETY: one of the two.
+        unsafe { self.start.add(before + block.slot * self.sizes.weights).cast() }
+    }
 }
 
 /// # Safety
-/// AMX and AVX-512 with BF16 are available; `args` describes valid memory and nothing overlaps.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")]
+/// AMX and AVX-512 with BF16 and DQ are available; `args` describes valid memory and nothing overlaps.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
     let sizes = Sizes::new(args.len, args.head_dim);
-    // SAFETY: the parts lie one after another in the workspace; `head` is in range.
+    let mut state = State::default();
+    // SAFETY: the caller's promise; blocks are made of heads, queries and keys that are there.
     unsafe {
-        let keys = args.work;
-        let values = keys.add(sizes.keys);
-        let scores = values.add(sizes.values);
-        let weights = scores.add(sizes.scores);
-        let tile = weights.add(sizes.weights);
-        let work = Work {
-            keys,
-            values,
-            scores: scores.cast(),
-            weights: weights.cast(),
-            tile: tile.cast(),
-            sizes,
+        let work = Work::new(args.work, sizes);
+        let pack = |block: Block| {
+            let head = block.head / args.group();
+            if block.first == 0 && block.has_first_keys() && block.head.is_multiple_of(args.group())
+            {
+                pack::keys(args, head, sizes, work.keys());
+                pack::values(args, head, sizes, work.values(block));
+            }
         };
         let tiles = Tiles::configure();
-        let group = args.num_heads / args.num_kv_heads;
-        for head in 0..args.num_heads {
-            if head.is_multiple_of(group) {
-                pack_keys(args, head / group, &work);
-                pack_values(args, head / group, &work);
-            }
-            for first in (0..args.num_queries).step_by(BLOCK) {
-                block_of_queries(args, head, first, &work);
-            }
+        let mut products = Products::new(args, &work);
+        let (mut before, mut current) = (None, Some(Block::new(args, 0, 0, 0)));
+        current.into_iter().for_each(&pack);
+        for _ in 0..products.begin(None, current) {
+            products.step(&state);
         }
+        products.flush(&state);
+        while let Some(block) = current {
+            let next = block.next(args);
+            next.into_iter().for_each(&pack);
+            let mut steps = products.begin(before, next);
+            let groups = block.rows.div_ceil(ROWS);
+            for i in 0..groups {
+                weigh(args, block, i * ROWS, &work, &mut state);
+                if let Some(next) = next.filter(Block::has_first_keys) {
+                    let first = next.first + i * ROWS;
+                    pack::fetch(args, next.head + 1, first..first + ROWS);
+                }
+                // Shared out over the groups but the last, whose time it takes to store what the next block reads.
+                let due = steps.div_ceil(groups.saturating_sub(i + 1).max(1));
+                steps -= due;
+                for _ in 0..due {
+                    products.step(&state);
+                }
+                if due > 0 && steps == 0 {
+                    products.flush(&state);
+                }
+            }
+            (before, current) = (Some(block), next);
+        }
+        for _ in 0..products.begin(before, None) {
+            products.step(&state);
+        }
+        products.flush(&state);
         drop(tiles);
     }
 }
 
-struct Work {
-    keys: *mut u8,
-    values: *mut u8,
-    scores: *mut f32,
-    weights: *mut u16,
-    tile: *mut f32,
-    sizes: Sizes,
-}
-
+/// The softmax of [`ROWS`] rows of a block from `row` on. Rows beyond the last are computed and dropped.
+///
 /// # Safety
-/// As for [`attention`]; `first` is below `num_queries`.
+/// As for [`attention`]; the block's scores are written.
 #[inline(always)]
-unsafe fn block_of_queries(args: &AttentionArgs, head: usize, first: usize, work: &Work) {
-    let dim = work.sizes.dim;
+unsafe fn weigh(args: &AttentionArgs, block: Block, row: usize, work: &Work, state: &mut State) {
+    let Block { first, rows, begin, end, .. } = block;
     let (scores_stride, weights_stride) = (work.sizes.scores_stride(), work.sizes.weights_stride());
-    let rows = BLOCK.min(args.num_queries - first);
-    // Whole tiles of the keys that some query of the block sees.
-    let begin = args.visible(first).start / BLOCK * BLOCK;
-    let end = args.visible(first + rows - 1).end.next_multiple_of(BLOCK);
-    // SAFETY: offsets stay inside the workspace for this `len` and `dim`, and inside a block of queries.
+    let visible = std::array::from_fn(|r| {
+        let seen = args.visible(first + (row + r).min(rows - 1));
+        seen.start.clamp(begin, end) - begin..seen.end.clamp(begin, end) - begin
+    });
+    // SAFETY: rows of the block.
     unsafe {
-        let query = args.qkv.add(first * args.qkv_stride + head * args.head_dim).cast::<u8>();
-        let row_bytes = 2 * args.qkv_stride;
-        let steps = dim / BLOCK;
-        for key in (begin..end).step_by(BLOCK) {
-            // Each tile's scores are stored as the next one begins; the first stores what none will read.
-            let before = work.scores.add(key.saturating_sub(BLOCK).max(begin)).cast();
-            for step in 0..steps {
-                let rows = query.add(step * STEP_BYTES);
-                let keys = work.keys.add((key / TILE_ROWS * steps + step) * TILE_BYTES);
-                let operands = Operands {
-                    rows: [rows, rows.add(TILE_ROWS * row_bytes)],
-                    row_bytes,
-                    columns: [keys, keys.add(steps * TILE_BYTES)],
-                    column_bytes: STEP_BYTES,
-                };
-                if step == 0 {
-                    exchange::<false>(&operands, before, 4 * scores_stride);
-                } else {
-                    multiply::<false>(&operands);
-                }
+        let scores =
+            Part { start: work.scores(block).add(row * scores_stride), stride: scores_stride };
+        let weights =
+            Part { start: work.weights(block).add(row * weights_stride), stride: weights_stride };
+        if let Some(cap) = args.softcap {
+            for r in 0..ROWS {
+                math::softcap::<S>(scores.row(r), end - begin, cap);
             }
         }
-        store_sums(work.scores.add(end - BLOCK).cast(), 4 * scores_stride);
-        let mut scale = [0f32; BLOCK];
-        for (i, scale) in scale.iter_mut().enumerate().take(rows) {
-            let scores = work.scores.add(i * scores_stride + begin);
-            let weights = work.weights.add(i * weights_stride + begin);
-            let seen = args.visible(first + i);
-            if let Some(cap) = args.softcap {
-                math::softcap::<S>(scores, end - begin, cap);
-            }
-            *scale =
-                1.0 / softmax(scores, seen.start - begin..seen.end - begin, end - begin, weights);
-        }
-        for column in (0..dim).step_by(BLOCK) {
-            for key in (begin..end).step_by(BLOCK) {
-                let weights = work.weights.add(key).cast::<u8>();
-                let values = work
-                    .values
-                    .add((key / BLOCK * (dim / TILE_ROWS) + column / TILE_ROWS) * TILE_BYTES);
-                let operands = Operands {
-                    rows: [weights, weights.add(TILE_ROWS * 2 * weights_stride)],
-                    row_bytes: 2 * weights_stride,
-                    columns: [values, values.add(TILE_BYTES)],
-                    column_bytes: STEP_BYTES,
-                };
-                if key == begin {
-                    exchange::<false>(&operands, work.tile.cast(), 4 * BLOCK);
-                } else {
-                    multiply::<false>(&operands);
-                }
-            }
-            store_sums(work.tile.cast(), 4 * BLOCK);
-            let columns = BLOCK.min(args.head_dim - column);
-            for (i, scale) in scale.iter().enumerate().take(rows) {
-                let at = (first + i) * args.out_stride + head * args.head_dim + column;
-                store_scaled(work.tile.add(i * BLOCK), *scale, args.out.add(at), columns);
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `tile` has 32 floats and `out` has `columns` of them, at most 32.
-#[inline(always)]
-unsafe fn store_scaled(tile: *const f32, scale: f32, out: *mut f32, columns: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let scale = S::splat(scale);
-        for i in (0..columns).step_by(LANES) {
-            let x = S::mul(S::load(tile.add(i)), scale);
-            if columns - i < LANES {
-                S::store_part(out.add(i), columns - i, x);
-            } else {
-                S::store(out.add(i), x);
-            }
-        }
-    }
-}
-
-/// `2^x` on [-1/2, 1/2] within 1.1e-4 of it (Chebyshev fit of degree 3), a twentieth of a step of bf16.
-const EXP2: [f32; 4] = [0.999_924_6, 0.693_136_7, 0.242_639_5, 0.055_838_3];
-/// Below this `2^x` counts as `2^EXP2_MIN`: no denormals.
-const EXP2_MIN: f32 = -125.0;
-
-#[inline(always)]
-unsafe fn exp2(x: __m512) -> __m512 {
-    // SAFETY: the caller's CPU has AVX-512.
-    unsafe {
-        let x = S::max(x, S::splat(EXP2_MIN));
-        let n = S::round(x);
-        let r = S::sub(x, n);
-        let mut y = S::splat(EXP2[3]);
-        for c in EXP2[..3].iter().rev() {
-            y = S::fma(y, r, S::splat(*c));
-        }
-        S::scale2(y, n)
-    }
-}
-
-/// Writes `2^(score - max)` of the scores of `visible` keys as bf16 weights, nothing for the others up to
-/// `padded`, and returns their sum.
-///
-/// # Safety
-/// `scores` and `weights` are valid for `padded` numbers, a multiple of 32; `visible` is not empty and ends
-/// by `padded`.
-#[inline(always)]
-unsafe fn softmax(
-    scores: *mut f32,
-    visible: Range<usize>,
-    padded: usize,
-    weights: *mut u16,
-) -> f32 {
-    // SAFETY: below `padded`.
-    unsafe {
-        for i in 0..visible.start {
-            *scores.add(i) = NO_KEY;
-        }
-        let len = visible.end;
-        // Of a causal block the first queries may see none of the last tiles.
-        for i in len..padded.saturating_sub(BLOCK).max(len) {
-            *scores.add(i) = NO_KEY;
-        }
-        if len < padded {
-            let kept = len.saturating_sub(padded - BLOCK);
-            let (last, beyond) = (scores.add(padded - BLOCK), !0u32 << kept);
-            let no_key = S::splat(NO_KEY);
-            _mm512_mask_storeu_ps(last, beyond as __mmask16, no_key);
-            _mm512_mask_storeu_ps(last.add(LANES), (beyond >> LANES) as __mmask16, no_key);
-        }
-        let mut max = [S::splat(NO_KEY); 2];
-        for i in (0..padded).step_by(BLOCK) {
-            max[0] = S::max(max[0], S::load(scores.add(i)));
-            max[1] = S::max(max[1], S::load(scores.add(i + LANES)));
-        }
-        let max = S::splat(S::reduce_max(S::max(max[0], max[1])));
-        let mut sum = [S::splat(0.0); 2];
-        for i in (0..padded).step_by(BLOCK) {
-            let low = exp2(S::sub(S::load(scores.add(i)), max));
-            let high = exp2(S::sub(S::load(scores.add(i + LANES)), max));
-            sum = [S::add(sum[0], low), S::add(sum[1], high)];
-            let pair = _mm512_cvtne2ps_pbh(high, low);
-            _mm512_storeu_si512(
-                weights.add(i).cast(),
-                std::mem::transmute::<__m512bh, __m512i>(pair),
-            );
-        }
-        // Nothing at all, so that no key outside of what a query sees can change a bit.
-        for i in (0..visible.start).chain(visible.end..padded) {
-            *weights.add(i) = 0;
-        }
-        S::reduce_add(S::add(sum[0], sum[1]))
-    }
-}
-
-/// Transposes one head's keys: tiles of 16 dwords of a key by 16 keys, zeros after the last key and after
-/// `head_dim`.
-///
-/// # Safety
-/// As for [`attention`].
-#[inline(always)]
-unsafe fn pack_keys(args: &AttentionArgs, head: usize, work: &Work) {
-    let Sizes { len, dim, .. } = work.sizes;
-    let steps = dim / BLOCK;
-    // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
-    unsafe {
-        let column = (args.num_heads + head) * args.head_dim;
-        for first in (0..len).step_by(TILE_ROWS) {
-            for step in 0..steps {
-                let columns = BLOCK.min(args.head_dim - step * BLOCK);
-                let mask = (1u64 << columns).wrapping_sub(1) as __mmask32;
-                let mut rows = [_mm512_setzero_si512(); TILE_ROWS];
-                for (i, row) in rows.iter_mut().enumerate() {
-                    if first + i < args.len {
-                        let key = args.row(first + i).add(column + step * BLOCK);
-                        *row = _mm512_maskz_loadu_epi16(mask, key.cast());
-                    }
-                }
-                let tile = work.keys.add((first / TILE_ROWS * steps + step) * TILE_BYTES);
-                for (i, column) in avx512::transpose(rows).into_iter().enumerate() {
-                    _mm512_storeu_si512(tile.add(i * STEP_BYTES).cast(), column);
-                }
-            }
-        }
-    }
-}
-
-/// Pairs one head's values: tiles of 16 pairs of keys by 16 columns, zeros after the last key and after
-/// `head_dim`.
-///
-/// # Safety
-/// As for [`attention`].
-#[inline(always)]
-unsafe fn pack_values(args: &AttentionArgs, head: usize, work: &Work) {
-    let Sizes { len, dim, .. } = work.sizes;
-    // SAFETY: values begin after all heads' queries and keys; masked loads read inside a head.
-    unsafe {
-        let values = (args.num_heads + args.num_kv_heads + head) * args.head_dim;
-        for pair in 0..len / 2 {
-            let tiles = work.values.add(pair / TILE_ROWS * (dim / TILE_ROWS) * TILE_BYTES);
-            for column in (0..dim).step_by(TILE_ROWS) {
-                let columns = TILE_ROWS.min(args.head_dim.saturating_sub(column));
-                let mask = ((1u32 << columns) - 1) as __mmask16;
-                let load = |key: usize| {
-                    let mask = if key < args.len { mask } else { 0 };
-                    let value = args.row(key).wrapping_add(values + column);
-                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, value.cast()))
-                };
-                let (even, odd) = (load(2 * pair), load(2 * pair + 1));
-                let dwords = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
-                let tile = tiles.add(column / TILE_ROWS * TILE_BYTES);
-                _mm512_storeu_si512(tile.add(pair % TILE_ROWS * STEP_BYTES).cast(), dwords);
-            }
-        }
+        let rows = state.rows(row, block.has_first_keys());
+        let (rows, factors) = softmax(scores, &visible, end - begin, weights, rows);
+        state.set(row, block.slot, rows, factors);
     }
 }

@@ -38,7 +38,7 @@ pub(in crate::engine::cpu) fn is_available() -> bool {
         const AMX: u32 = 1 << 22 | 1 << 24 | 1 << 25;
         const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
         const XFEATURE_XTILEDATA: libc::c_long = 18;
-        if __cpuid_count(7, 0).edx & AMX != AMX {
+        if __cpuid_count(7, 0).edx & AMX != AMX || !is_x86_feature_detected!("avx512dq") {
             return false;
         }
         // SAFETY: asks the system for leave to use the tiles' state; it holds for all threads.
