@@ -85,7 +85,8 @@ pub struct ModelSettings {
     #[arg(long, env = "RERANKD_THREADS", value_name = "N")]
     pub threads: Option<usize>,
     /// Tokens in one batch; at least the longest sequence of the model [default: 16384 on a GPU, else
-    /// 512 a thread, 1024 or more; and as many as that sequence has]
+    /// 1024 a thread, 512 where a keys-file has tenants share it, for two threads or more; and as many as that
+    /// sequence has]
     #[arg(long, env = "RERANKD_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
     /// Tokens in a sequence; longer ones are cut, or read in chunks [default: the model's own]
@@ -250,6 +251,8 @@ pub struct Machine {
     pub has_gpu: bool,
     /// Memory that this process may use, or that the smallest of its GPUs has.
     pub memory_bytes: u64,
+    /// Whether tenants share it.
+    pub is_shared: bool,
 }
 
 /// The whole configuration of a server.
@@ -277,9 +280,10 @@ pub struct Config {
     pub redis_url: Option<Secret>,
 }
 
-/// A batch of this size keeps every core of a small machine busy through its whole forward pass while the
-/// activations of each core stay in its cache; a larger one only makes newcomers wait longer.
-const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 512;
+/// Several groups for each core: over HTTP the rate is that of the engine by itself (`cargo bench --bench http`).
+const DEFAULT_BATCH_TOKENS_PER_THREAD: usize = 1024;
+/// A seventh slower, but whoever comes beside another tenant's flood waits for half as long.
+const SHARED_BATCH_TOKENS_PER_THREAD: usize = 512;
 /// Of a model; some hundred thousand pairs.
 const DEFAULT_SCORE_CACHE_BYTES: usize = 64 << 20;
 /// Enough rows for several waves of tiles on the largest card.
@@ -292,8 +296,10 @@ impl ModelConfig {
         let threads = at_least(1, "threads", settings.threads.unwrap_or(machine.threads))?;
         let default_batch_tokens = if machine.has_gpu {
             DEFAULT_BATCH_TOKENS_ON_GPU
+        } else if machine.is_shared {
+            SHARED_BATCH_TOKENS_PER_THREAD * threads.max(2)
         } else {
-            (DEFAULT_BATCH_TOKENS_PER_THREAD * threads).max(1024)
+            DEFAULT_BATCH_TOKENS_PER_THREAD * threads.max(2)
         };
         let max_batch_tokens = settings.max_batch_tokens.unwrap_or(default_batch_tokens);
         // Room for the special tokens and some words of each text.
@@ -326,6 +332,7 @@ impl Config {
         models: Vec<ModelEntry>,
         machine: Machine,
     ) -> Result<Self, ConfigError> {
+        let machine = Machine { is_shared: serve.keys_file.is_some(), ..machine };
         let models = models::served(model, &serve, models, machine)?;
         let template = ModelSettings { model: None, revision: None, ..model.clone() };
         let model = ModelConfig::new(template, machine)?;

@@ -36,7 +36,8 @@ impl Hardware {
     pub(super) fn machine(&self) -> Machine {
         let gpus = self.gpus.iter().map(|gpu| gpu.memory_bytes as u64);
         let memory_bytes = gpus.min().unwrap_or_else(memory_bytes);
-        Machine { threads: self.threads, has_gpu: !self.gpus.is_empty(), memory_bytes }
+        let has_gpu = !self.gpus.is_empty();
+        Machine { threads: self.threads, has_gpu, memory_bytes, is_shared: false }
     }
 
     /// None: compute on the CPU.

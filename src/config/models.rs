@@ -219,7 +219,8 @@ mod tests {
     use super::super::{Config, parse_file};
     use super::*;
 
-    const MACHINE: Machine = Machine { threads: 2, has_gpu: false, memory_bytes: 1 << 30 };
+    const MACHINE: Machine =
+        Machine { threads: 2, has_gpu: false, memory_bytes: 1 << 30, is_shared: false };
 
     fn models(toml: &str) -> Result<Vec<ServedModel>, ConfigError> {
         let file = parse_file(toml).map_err(|message| ConfigError::new("file", message))?;
@@ -256,7 +257,19 @@ mod tests {
         assert_eq!((model.dtype, model.max_batch_tokens), (Dtype::Bf16, 8192));
         assert_eq!((model.revision.as_deref(), *max_backlog_tokens), (Some("v2"), Some(900)));
         let Kind::Files { model, .. } = &models[0].kind else { panic!() };
-        assert_eq!((model.dtype, model.max_batch_tokens), (Dtype::F32, 1024));
+        assert_eq!((model.dtype, model.max_batch_tokens), (Dtype::F32, 2048));
+    }
+
+    #[test]
+    fn tenants_who_share_a_device_get_smaller_batches_unless_told_otherwise() {
+        let tokens = |toml: &str| match &models(toml).unwrap()[0].kind {
+            Kind::Files { model, .. } => model.max_batch_tokens,
+            Kind::Cascade(_) => 0,
+        };
+        assert_eq!(tokens("threads = 4"), 4096);
+        assert_eq!(tokens("threads = 4\nkeys_file = 'keys.toml'"), 2048);
+        assert_eq!(tokens("threads = 1\nkeys_file = 'keys.toml'"), 1024);
+        assert_eq!(tokens("keys_file = 'keys.toml'\nmax_batch_tokens = 3000"), 3000);
     }
 
     #[test]

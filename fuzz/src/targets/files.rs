@@ -18,7 +18,8 @@ use tempfile::TempDir;
 pub fn config_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(file) = config::parse_file(text) {
-        let machine = Machine { threads: 2, has_gpu: false, memory_bytes: 1 << 34 };
+        let machine =
+            Machine { threads: 2, has_gpu: false, memory_bytes: 1 << 34, is_shared: false };
         // Refused or not, it is said of which setting.
         if let Err(error) = Config::new(&file.model, file.serve, file.models, machine) {
             assert!(!error.to_string().is_empty());
