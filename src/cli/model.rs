@@ -39,13 +39,14 @@ pub(super) fn open(config: &ModelConfig, hardware: &Hardware) -> Result<Opened, 
 }
 
 /// No one waits behind a command line but its user, who can interrupt it.
-pub(super) const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A service for one command, which sends one request at a time and has the device alone.
+/// A service for one command, which sends up to `max_requests` at a time and has the device alone.
 pub(super) fn start_alone(
     config: &ModelConfig,
     opened: Opened,
     matrices: MatrixOptions,
+    max_requests: usize,
 ) -> Result<Service, Failure> {
     let Opened { name, prepared, max_batch_tokens, .. } = opened;
     let options = Options {
@@ -55,7 +56,7 @@ pub(super) fn start_alone(
             max_queue_delay: Duration::ZERO,
         },
         max_backlog_tokens: Some(usize::MAX),
-        max_requests: 1,
+        max_requests,
         tokenizer_threads: config.threads,
         default_timeout: NO_TIMEOUT,
         max_timeout: NO_TIMEOUT,

@@ -53,7 +53,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let hardware = Hardware::find(args.model.device)?;
     let config = ModelConfig::new(args.model, hardware.machine())?;
     let opened = open(&config, &hardware)?;
-    let service = start_alone(&config, opened, matrices)?;
+    let service = start_alone(&config, opened, matrices, 1)?;
     let mut tenant = Tenant::anonymous();
     tenant.name = args.tenant;
     precompute(&service, &tenant, &texts, &file)

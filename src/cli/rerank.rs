@@ -90,7 +90,7 @@ fn score(
     documents: &[Document],
     max_chunks_per_doc: usize,
 ) -> Result<RerankResponse, Failure> {
-    let service = start_alone(config, opened, MatrixOptions::default())?;
+    let service = start_alone(config, opened, MatrixOptions::default(), 1)?;
     let texts = documents.iter().map(|document| document.text.clone()).collect();
     let request = RerankRequest {
         id: String::new(),

@@ -1,15 +1,12 @@
 //! What is measured: a model on this machine, or a server.
 
-use std::time::Duration;
-
 use super::Failure;
-use crate::batch::Limits;
 use crate::cli::hardware::Hardware;
-use crate::cli::model::{Opened, open};
+use crate::cli::model::{open, start_alone};
 use crate::clock;
 use crate::config::ModelConfig;
 use crate::request::{Inputs, RerankRequest, Stamps, Truncation};
-use crate::rerank::{Host, Options, Service};
+use crate::rerank::Service;
 use crate::score::MatrixOptions;
 use crate::tenant::Tenant;
 
@@ -18,9 +15,6 @@ pub(super) trait Scorer: Sync {
     /// One score a document, in their order; a higher one is better.
     fn score(&self, query: &str, documents: Vec<String>) -> Result<Vec<f64>, Failure>;
 }
-
-/// Nobody waits behind a measurement but its user, who can interrupt it.
-const NO_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A model on this machine, on the path that requests to a server take.
 pub(super) struct Local {
@@ -43,26 +37,9 @@ pub(super) fn load(
     max_requests: usize,
     max_chunks_per_doc: usize,
 ) -> Result<Loaded, Failure> {
-    let Opened { name, revision, prepared, max_batch_tokens } = open(config, hardware)?;
-    let options = Options {
-        limits: Limits {
-            max_batch_tokens,
-            max_batch_sequences: 512,
-            max_queue_delay: Duration::ZERO,
-        },
-        max_backlog_tokens: Some(usize::MAX),
-        max_requests,
-        tokenizer_threads: config.threads,
-        default_timeout: NO_TIMEOUT,
-        max_timeout: NO_TIMEOUT,
-        device_timeout: config.device_timeout,
-        score_cache_bytes: 0,
-        matrices: MatrixOptions::default(),
-    };
-    let host = Host::default();
-    host.health.started();
-    let service = Service::start(name.clone(), prepared, &options, &host)
-        .map_err(|e| Failure::io("cannot start a thread", e))?;
+    let opened = open(config, hardware)?;
+    let (name, revision) = (opened.name.clone(), opened.revision.clone());
+    let service = start_alone(config, opened, MatrixOptions::default(), max_requests)?;
     // Keeps the timers; the futures run on the threads that block on them.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
