@@ -20,12 +20,8 @@ const RUNS: usize = 5;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    let dtype = match arguments.next().as_deref() {
-        None | Some("f32") => Dtype::F32,
-        Some("bf16") => Dtype::Bf16,
-        Some("int8") => Dtype::Int8,
-        Some(other) => return Err(format!("'{other}' is not f32, bf16 or int8").into()),
-    };
+    let dtype = arguments.next().unwrap_or("f32".into());
+    let dtype = Dtype::named(&dtype).ok_or("the precisions are f32, bf16 and int8")?;
     let folder = arguments.next();
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/models/default").to_owned();
     let files = ModelFiles::open_folder(&PathBuf::from(folder.unwrap_or(default)))?;

@@ -27,12 +27,8 @@ const LONE_REQUESTS: usize = 60;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    let dtype = match arguments.next().as_deref() {
-        None | Some("f32") => Dtype::F32,
-        Some("bf16") => Dtype::Bf16,
-        Some("int8") => Dtype::Int8,
-        Some(other) => return Err(format!("'{other}' is not f32, bf16 or int8").into()),
-    };
+    let dtype = arguments.next().unwrap_or("f32".into());
+    let dtype = Dtype::named(&dtype).ok_or("the precisions are f32, bf16 and int8")?;
     let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/default");
     let folder = arguments.next().map_or_else(default, PathBuf::from);
     let threads = std::thread::available_parallelism()?;

@@ -33,12 +33,8 @@ const VOCAB: usize = 1000;
 
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    let dtype = match arguments.next().as_deref() {
-        Some("f32") => Dtype::F32,
-        None | Some("bf16") => Dtype::Bf16,
-        Some("int8") => Dtype::Int8,
-        Some(other) => return Err(format!("'{other}' is not f32, bf16 or int8").into()),
-    };
+    let dtype = arguments.next().unwrap_or("bf16".into());
+    let dtype = Dtype::named(&dtype).ok_or("the precisions are f32, bf16 and int8")?;
     let folder = tempfile::tempdir()?;
     write_model(folder.path())?;
     let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };

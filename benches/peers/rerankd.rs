@@ -47,17 +47,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// f16 is the GPU, the others are the CPU.
 fn options(dtype: &str, threads: NonZeroUsize) -> Result<LoadOptions, Box<dyn Error>> {
-    let (dtype, gpus) = match dtype {
-        "f32" => (Dtype::F32, None),
-        "bf16" => (Dtype::Bf16, None),
-        "int8" => (Dtype::Int8, None),
-        "f16" => {
-            let mut devices = probe()?;
-            devices.truncate(1);
-            let (max_batch_tokens, timeout) = (GPU_BATCH_TOKENS, Duration::from_secs(30));
-            (Dtype::F16, Some(Gpus { devices, max_batch_tokens, batch_invariant: true, timeout }))
-        }
-        other => return Err(format!("'{other}' is not f32, bf16, int8 or f16").into()),
+    let dtype = Dtype::named(dtype).ok_or("the precisions are f32, bf16, int8 and f16")?;
+    let gpus = if dtype == Dtype::F16 {
+        let mut devices = probe()?;
+        devices.truncate(1);
+        let (max_batch_tokens, timeout) = (GPU_BATCH_TOKENS, Duration::from_secs(30));
+        Some(Gpus { devices, max_batch_tokens, batch_invariant: true, timeout })
+    } else {
+        None
     };
     Ok(LoadOptions { threads: Some(threads), dtype: Some(dtype), gpus, ..LoadOptions::default() })
 }

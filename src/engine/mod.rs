@@ -38,6 +38,13 @@ impl Dtype {
             Self::Int8 => "int8",
         }
     }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::F32, Self::F16, Self::Bf16, Self::Int8]
+            .into_iter()
+            .find(|dtype| dtype.name() == name)
+    }
 }
 
 /// What a linear layer does with each element after the bias.

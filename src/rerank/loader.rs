@@ -136,10 +136,8 @@ impl Loader {
             None => {}
             Some("auto") => spec.load.dtype = None,
             Some(name) => {
-                let all = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Int8];
-                let known = all.into_iter().find(|dtype| dtype.name() == name);
                 let unknown = || Error::invalid("dtype", format!("dtype: no '{name}' here"));
-                spec.load.dtype = Some(known.ok_or_else(unknown)?);
+                spec.load.dtype = Some(Dtype::named(name).ok_or_else(unknown)?);
             }
         }
         if spec.load.gpus.is_some() && spec.load.dtype.is_some_and(|dtype| dtype != Dtype::F16) {
