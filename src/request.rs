@@ -35,6 +35,8 @@ pub struct LoadRequest {
     /// As `--dtype` takes it; `None`: the server's.
     pub dtype: Option<String>,
     pub max_batch_tokens: Option<usize>,
+    /// Tokens in a sequence; the model's own limit counts too. `None`: the server's.
+    pub max_length: Option<usize>,
 }
 
 /// What is scored. The result has one score per document, pair or text, in this order.

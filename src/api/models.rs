@@ -17,6 +17,7 @@ struct Load {
     aliases: Option<Vec<String>>,
     dtype: Option<String>,
     max_batch_tokens: Option<usize>,
+    max_length: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -30,13 +31,13 @@ struct Unload {
 /// # Errors
 /// What is wrong with which field.
 pub fn load(body: &[u8]) -> Result<LoadRequest, Error> {
-    let Load { source, name, revision, aliases, dtype, max_batch_tokens } = read(body)?;
+    let Load { source, name, revision, aliases, dtype, max_batch_tokens, max_length } = read(body)?;
     for (field, text) in [("source", Some(&source)), ("name", name.as_ref())] {
         if text.is_some_and(|text| text.trim().is_empty()) {
             return Err(Error::invalid(field, format!("{field}: is empty")));
         }
     }
-    Ok(LoadRequest { source, name, revision, aliases, dtype, max_batch_tokens })
+    Ok(LoadRequest { source, name, revision, aliases, dtype, max_batch_tokens, max_length })
 }
 
 /// Reads the body of an unload.

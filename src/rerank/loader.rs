@@ -62,6 +62,8 @@ pub struct Loader {
 
 /// As for the setting.
 const MIN_BATCH_TOKENS: usize = 64;
+/// As of `--max-length`.
+const MIN_LENGTH: usize = 16;
 
 /// How often a model that was replaced is looked at until nobody uses it.
 const RETIRE_POLL: Duration = Duration::from_millis(10);
@@ -130,7 +132,8 @@ impl Loader {
     }
 
     fn spec_of(&self, request: LoadRequest) -> Result<Spec, Error> {
-        let LoadRequest { name, source, revision, aliases, dtype, max_batch_tokens } = request;
+        let LoadRequest { name, source, revision, aliases, dtype, max_batch_tokens, max_length } =
+            request;
         let mut spec = Spec { name, source, revision, aliases, ..self.template.clone() };
         match dtype.as_deref() {
             None => {}
@@ -143,16 +146,21 @@ impl Loader {
         if spec.load.gpus.is_some() && spec.load.dtype.is_some_and(|dtype| dtype != Dtype::F16) {
             return Err(Error::invalid("dtype", "dtype: a GPU has f16 alone"));
         }
-        if let Some(tokens) = max_batch_tokens {
-            if tokens < MIN_BATCH_TOKENS {
-                let message = format!("max_batch_tokens: the least is {MIN_BATCH_TOKENS}");
-                return Err(Error::invalid("max_batch_tokens", message));
+        let at_least = |least: usize, field: &str, value: Option<usize>| match value {
+            Some(value) if value < least => {
+                Err(Error::invalid(field, format!("{field}: the least is {least}")))
             }
+            _ => Ok(value),
+        };
+        if let Some(tokens) = at_least(MIN_BATCH_TOKENS, "max_batch_tokens", max_batch_tokens)? {
             spec.options.limits.max_batch_tokens = tokens;
             spec.may_grow = false;
             if let Some(gpus) = &mut spec.load.gpus {
                 gpus.max_batch_tokens = tokens;
             }
+        }
+        if let Some(length) = at_least(MIN_LENGTH, "max_length", max_length)? {
+            spec.load.max_length = Some(length);
         }
         Ok(spec)
     }

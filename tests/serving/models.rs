@@ -58,6 +58,10 @@ impl Admin {
         self.server.post_with(path, body.to_string().as_bytes(), &headers)
     }
 
+    fn unload(&self, name: &str) -> Answer {
+        self.post_as(&self.admin, "/v1/models/unload", &json!({"name": name}))
+    }
+
     fn load(&self, body: &Value) -> Answer {
         self.post_as(&self.admin, "/v1/models/load", body)
     }
@@ -196,13 +200,17 @@ fn models_come_and_go_by_an_admins_key_alone() {
     assert_eq!(taken.status, 422, "{}", taken.text);
     assert!(taken.text.contains("has the name 'alias'"), "{}", taken.text);
     assert_eq!(admin.load(&json!({"name": "x"})).status, 400);
-    let short = json!({"source": golden("tiny-bert"), "max_batch_tokens": 3});
-    assert_eq!(admin.load(&short).status, 400);
-    let unload =
-        |name: &str| admin.post_as(&admin.admin, "/v1/models/unload", &json!({"name": name}));
-    assert_eq!(unload("m").status, 409, "the default stays");
-    assert_eq!(unload("other").status, 200);
-    assert_eq!(unload("other").status, 404);
+    for field in ["max_batch_tokens", "max_length"] {
+        let short = admin.load(&json!({"source": golden("tiny-bert"), field: 3}));
+        assert_eq!(short.status, 400);
+        assert!(short.text.contains(field), "{}", short.text);
+    }
+    let cut = admin.load(&json!({"name": "cut", "source": golden("tiny-bert"), "max_length": 24}));
+    assert_eq!(cut.json()["max_length"], 24, "{}", cut.text);
+    assert_eq!(admin.unload("cut").status, 200);
+    assert_eq!(admin.unload("m").status, 409, "the default stays");
+    assert_eq!(admin.unload("other").status, 200);
+    assert_eq!(admin.unload("other").status, 404);
     assert_eq!(admin.rerank("other").status, 404);
 
     let open = serve(&["--model", &first]);
