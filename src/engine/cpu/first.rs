@@ -7,11 +7,10 @@
 
 use super::buffer::Buffer;
 use super::gemm::{Factors, tile_height, tile_of};
-use super::kernels::{FirstArgs, LinearArgs};
+use super::kernels::FirstArgs;
 use super::math;
 use super::rows::ROW_PAD;
 use super::simd::{MAX_LANES, Simd};
-use super::weight::Weights;
 use super::{Cpu, Linear, Rows, Scratch};
 use crate::engine::packed::Packed;
 use crate::engine::{Dtype, Epilogue, FirstInit, LinearInit};
@@ -152,7 +151,7 @@ impl Cpu {
                 let stride = first.stride();
                 let x = (&work.mixed[head * stride..], first.num_heads() * stride);
                 let padded = first.head_dim.next_multiple_of(ROW_PAD);
-                self.few_rows(num, weight, x, (&mut work.rows, padded));
+                self.multiply_f32(num, x, weight, Epilogue::Bias, (&mut work.rows, padded));
                 for (i, context) in work.rows.chunks_exact(padded).take(num).enumerate() {
                     out.row_mut(begin + i)[head * first.head_dim..][..first.head_dim]
                         .copy_from_slice(&context[..first.head_dim]);
@@ -176,11 +175,11 @@ impl Cpu {
             row[..first.width].copy_from_slice(hidden.row(batch.rows(begin + i).start));
         }
         let queries = (&mut work.queries[..], query_stride);
-        self.few_rows(num, &first.query, (&work.rows, stride), queries);
+        self.multiply_f32(num, (&work.rows, stride), &first.query, Epilogue::Bias, queries);
         let heads = work.folded.chunks_exact_mut(SEQUENCES * stride);
         for (head, (weight, folded)) in first.keys.iter().zip(heads).enumerate() {
             let queries = (&work.queries[head * first.head_dim..], query_stride);
-            self.few_rows(num, weight, queries, (folded, stride));
+            self.multiply_f32(num, queries, weight, Epilogue::Bias, (folded, stride));
         }
     }
 
@@ -211,35 +210,6 @@ impl Cpu {
         };
         // SAFETY: `with_isa` asked the CPU; `attend_with_first` compared the rows, and `First::work` sized the rest.
         unsafe { (self.kernels.first)(&args) };
-    }
-
-    /// A product of f32 rows that are no [`Rows`]: slices with their strides.
-    fn few_rows(
-        &self,
-        num_rows: usize,
-        w: &Linear,
-        (x, x_stride): (&[f32], usize),
-        (out, out_stride): (&mut [f32], usize),
-    ) {
-        let Weights::F32(panels) = &w.weights else { panic!("a weight in f32") };
-        let written = w.num_panels() * w.panel;
-        assert_eq!(w.panel, self.kernels.panel, "a weight packed for these kernels");
-        assert!(x.len() >= (num_rows - 1) * x_stride + w.k, "rows to multiply");
-        assert!(out_stride >= written && out.len() >= num_rows * out_stride, "rows to write");
-        let args = LinearArgs {
-            x: x.as_ptr(),
-            x_stride,
-            rows: num_rows,
-            k: w.k,
-            panels: panels.as_ptr(),
-            num_panels: w.num_panels(),
-            bias: w.bias.as_ptr(),
-            epilogue: Epilogue::Bias,
-            out: out.as_mut_ptr(),
-            out_stride,
-        };
-        // SAFETY: `with_isa` asked the CPU; the sizes were compared above, and `out` is borrowed alone.
-        unsafe { (self.kernels.linear)(&args) };
     }
 }
 

@@ -14,7 +14,11 @@ impl Cpu {
         assert!(out.stride >= w.num_panels() * w.panel, "room for whole panels");
         out.set_rows(x.num_rows);
         match &w.weights {
-            Weights::F32(panels) => self.multiply_f32(x, w, panels, epilogue, out),
+            Weights::F32(_) => {
+                let (num_rows, stride) = (x.num_rows, out.stride);
+                let out = (out.wide_mut(), stride);
+                self.multiply_f32(num_rows, (x.wide(), x.stride), w, epilogue, out);
+            }
             Weights::Bf16(panels) | Weights::Int8(panels) => {
                 self.multiply_narrow(x, w, panels, epilogue, out);
                 // An activation lies between two linear layers, so the next one's form is due.
@@ -25,29 +29,34 @@ impl Cpu {
         }
     }
 
-    fn multiply_f32(
+    /// A product in f32 of `num_rows` rows, given with their strides.
+    pub(super) fn multiply_f32(
         &self,
-        x: &Rows,
+        num_rows: usize,
+        (x, x_stride): (&[f32], usize),
         w: &Linear,
-        panels: &[f32],
         epilogue: Epilogue,
-        out: &mut Rows,
+        (out, out_stride): (&mut [f32], usize),
     ) {
+        let Weights::F32(panels) = &w.weights else { panic!("a weight in f32") };
         assert_eq!(w.panel, self.kernels.panel, "a weight packed for these kernels");
+        assert!(x.len() >= num_rows.saturating_sub(1) * x_stride + w.k, "rows to multiply");
+        assert!(out_stride >= w.num_panels() * w.panel, "room for whole panels");
+        assert!(out.len() >= num_rows * out_stride, "rows to write");
         let args = LinearArgs {
-            x: x.wide().as_ptr(),
-            x_stride: x.stride,
-            rows: x.num_rows,
+            x: x.as_ptr(),
+            x_stride,
+            rows: num_rows,
             k: w.k,
             panels: panels.as_ptr(),
             num_panels: w.num_panels(),
             bias: w.bias.as_ptr(),
             epilogue,
-            out_stride: out.stride,
-            out: out.wide_mut().as_mut_ptr(),
+            out: out.as_mut_ptr(),
+            out_stride,
         };
-        // SAFETY: `with_isa` asked the CPU; `multiply` compared the sizes, `Linear::pack` made whole panels
-        // and their bias, and `out` is borrowed alone.
+        // SAFETY: `with_isa` asked the CPU; the sizes were compared above, `Linear::pack` made whole panels and
+        // their bias, and `out` is borrowed alone.
         unsafe { (self.kernels.linear)(&args) };
     }
 
