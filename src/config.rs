@@ -23,6 +23,7 @@ use serde::Deserialize;
 
 use crate::batch::Limits;
 use crate::engine;
+use crate::model::loader::LoadOptions;
 use crate::score::MatrixOptions;
 use crate::tenant::{KeyHash, Source};
 
@@ -302,8 +303,7 @@ impl ModelConfig {
             DEFAULT_BATCH_TOKENS_PER_THREAD * threads.max(2)
         };
         let max_batch_tokens = settings.max_batch_tokens.unwrap_or(default_batch_tokens);
-        // Room for the special tokens and some words of each text.
-        let check = |length| at_least(16, "max-length", length);
+        let check = |length| at_least(LoadOptions::LEAST_LENGTH, "max-length", length);
         let max_length = settings.max_length.map(check).transpose()?;
         let timeout_ms = settings.device_timeout_ms.unwrap_or(30_000);
         at_least(1, "device-timeout-ms", timeout_ms as usize)?;
@@ -313,7 +313,11 @@ impl ModelConfig {
             device: settings.device.unwrap_or_default(),
             dtype: settings.dtype.unwrap_or_default(),
             threads,
-            max_batch_tokens: at_least(64, "max-batch-tokens", max_batch_tokens)?,
+            max_batch_tokens: at_least(
+                Limits::LEAST_BATCH_TOKENS,
+                "max-batch-tokens",
+                max_batch_tokens,
+            )?,
             may_grow: settings.max_batch_tokens.is_none(),
             max_length,
             batch_invariant: settings.batch_invariant.unwrap_or(true),

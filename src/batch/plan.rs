@@ -21,6 +21,11 @@ pub struct Limits {
     pub max_queue_delay: Duration,
 }
 
+impl Limits {
+    /// The smallest `max_batch_tokens`: rows of one tile of a GPU's product.
+    pub const LEAST_BATCH_TOKENS: usize = 64;
+}
+
 /// Batches in a row that may pass over a class with work waiting; the next one is its own. Two lower classes
 /// can be due at once, and then one of them waits for one batch more.
 pub const MAX_BATCHES_PASSED: usize = 8;

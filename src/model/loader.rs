@@ -38,6 +38,11 @@ pub struct LoadOptions {
     pub max_length: Option<usize>,
 }
 
+impl LoadOptions {
+    /// The least `max_length`: room for the special tokens and some words of each text.
+    pub const LEAST_LENGTH: usize = 16;
+}
+
 /// GPUs to run on, each with an instance of the model.
 #[derive(Debug, Clone)]
 pub struct Gpus {

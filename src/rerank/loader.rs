@@ -60,11 +60,6 @@ pub struct Loader {
     loading: Mutex<()>,
 }
 
-/// As for the setting.
-const MIN_BATCH_TOKENS: usize = 64;
-/// As of `--max-length`.
-const MIN_LENGTH: usize = 16;
-
 /// How often a model that was replaced is looked at until nobody uses it.
 const RETIRE_POLL: Duration = Duration::from_millis(10);
 
@@ -152,14 +147,16 @@ impl Loader {
             }
             _ => Ok(value),
         };
-        if let Some(tokens) = at_least(MIN_BATCH_TOKENS, "max_batch_tokens", max_batch_tokens)? {
+        if let Some(tokens) =
+            at_least(Limits::LEAST_BATCH_TOKENS, "max_batch_tokens", max_batch_tokens)?
+        {
             spec.options.limits.max_batch_tokens = tokens;
             spec.may_grow = false;
             if let Some(gpus) = &mut spec.load.gpus {
                 gpus.max_batch_tokens = tokens;
             }
         }
-        if let Some(length) = at_least(MIN_LENGTH, "max_length", max_length)? {
+        if let Some(length) = at_least(LoadOptions::LEAST_LENGTH, "max_length", max_length)? {
             spec.load.max_length = Some(length);
         }
         Ok(spec)

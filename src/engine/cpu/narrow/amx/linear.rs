@@ -43,46 +43,20 @@ pub(super) unsafe fn linear_bf16(args: &LinearArgs) {
 /// AMX is available; `args` describes valid memory and `out` overlaps nothing else.
 #[inline(always)]
 unsafe fn linear<const INT8: bool>(args: &LinearArgs) {
-    let panel_bytes = args.steps * STEP_BYTES * PANEL;
-    // The first step stores the sums: finishing waits for the second, if there is one.
-    let wait = usize::from(args.steps > 1);
-    let rows_per_step = BLOCK_ROWS.div_ceil(args.steps - wait);
     let mut sums = Sums([0; BLOCK_ROWS * PANEL]);
     let mut before = Tile::default();
     // SAFETY: the caller's promise.
     let tiles = unsafe { Tiles::configure() };
     let cached_rows = (CACHED_BYTES / args.x_stride_bytes / BLOCK_ROWS).max(1) * BLOCK_ROWS;
-    // Panels outside, rows inside: a panel stays in cache for all of these rows.
     for begin in (0..args.rows).step_by(cached_rows) {
         let end = args.rows.min(begin + cached_rows);
+        // Panels outside, rows inside: a panel stays in cache for all of these rows.
         for panel_idx in 0..args.num_panels {
-            // SAFETY: a panel below `num_panels`.
-            let panel = unsafe { args.panels.add(panel_idx * panel_bytes) };
             for first in (begin..end).step_by(BLOCK_ROWS) {
-                // SAFETY: whole blocks of rows may be read.
-                unsafe {
-                    let x = args.x.add(first * args.x_stride_bytes);
-                    for step in 0..args.steps {
-                        let x = x.add(step * STEP_BYTES);
-                        let weights = panel.add(step * STEP_DWORDS * PANEL * 4);
-                        let operands = Operands {
-                            rows: [x, x.add(TILE_ROWS * args.x_stride_bytes)],
-                            row_bytes: args.x_stride_bytes,
-                            columns: [weights, weights.add(STEP_BYTES)],
-                            column_bytes: PANEL * 4,
-                        };
-                        if step == 0 {
-                            exchange::<INT8>(&operands, sums.0.as_mut_ptr(), PANEL * 4);
-                        } else {
-                            multiply::<INT8>(&operands);
-                        }
-                        if step >= wait {
-                            let next = (step - wait) * rows_per_step;
-                            finish::<INT8>(args, before, &sums, next, rows_per_step);
-                        }
-                    }
-                }
-                before = Tile { panel_idx, first, rows: BLOCK_ROWS.min(args.rows - first) };
+                let tile = Tile { panel_idx, first, rows: BLOCK_ROWS.min(args.rows - first) };
+                // SAFETY: a panel below `num_panels` and rows of `args`; `before` is the tile before.
+                unsafe { multiply_tile::<INT8>(args, tile, before, &mut sums) };
+                before = tile;
             }
         }
     }
@@ -91,6 +65,47 @@ unsafe fn linear<const INT8: bool>(args: &LinearArgs) {
         store_sums(sums.0.as_mut_ptr(), PANEL * 4);
         drop(tiles);
         finish::<INT8>(args, before, &sums, 0, BLOCK_ROWS);
+    }
+}
+
+/// Makes the products of a tile, and finishes the tile `before` it, whose sums go into `sums` first.
+///
+/// # Safety
+/// As for [`linear`]; the tile's panel and rows are those of `args`, and whole blocks of rows may be read.
+#[inline(always)]
+unsafe fn multiply_tile<const INT8: bool>(
+    args: &LinearArgs,
+    tile: Tile,
+    before: Tile,
+    sums: &mut Sums,
+) {
+    // The first step stores the sums: finishing waits for the second, if there is one.
+    let wait = usize::from(args.steps > 1);
+    let rows_per_step = BLOCK_ROWS.div_ceil(args.steps - wait);
+    let panel_bytes = args.steps * STEP_BYTES * PANEL;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let panel = args.panels.add(tile.panel_idx * panel_bytes);
+        let x = args.x.add(tile.first * args.x_stride_bytes);
+        for step in 0..args.steps {
+            let x = x.add(step * STEP_BYTES);
+            let weights = panel.add(step * STEP_DWORDS * PANEL * 4);
+            let operands = Operands {
+                rows: [x, x.add(TILE_ROWS * args.x_stride_bytes)],
+                row_bytes: args.x_stride_bytes,
+                columns: [weights, weights.add(STEP_BYTES)],
+                column_bytes: PANEL * 4,
+            };
+            if step == 0 {
+                exchange::<INT8>(&operands, sums.0.as_mut_ptr(), PANEL * 4);
+            } else {
+                multiply::<INT8>(&operands);
+            }
+            if step >= wait {
+                let next = (step - wait) * rows_per_step;
+                finish::<INT8>(args, before, sums, next, rows_per_step);
+            }
+        }
     }
 }
 
