@@ -1,10 +1,11 @@
 // Softmax attention within each sequence of a packed batch, in the manner of FlashAttention-2.
 //
-// A block takes 64 queries of one head of one sequence; a warp takes 32 of them, so no sum crosses warps and
-// each fragment of keys or values feeds four products. Keys and values pass in tiles of 64, in the sequence's
-// order and cut at multiples of 64 of the sequence's own positions: batch mates change no bit. While a tile's
-// scores are made its values are copied, and while they are mixed the next tile's keys. Softmax is in base 2;
-// the query projection carries the factor log2(e) / sqrt(head_dim).
+// A block takes 64 queries of one head of one sequence; a warp takes 32 of them, or 16 where heads are so wide that the
+// sums of more do not fit its registers. So no sum crosses warps, and each fragment of keys or values feeds four
+// products, or two. Keys and values pass in tiles of 64 or 32, in the sequence's order and cut at multiples of that of
+// the sequence's own positions: batch mates change no bit. While a tile's scores are made its values are copied, and
+// while they are mixed the next tile's keys. Softmax is in base 2; the query projection carries the factor
+// log2(e) / sqrt(head_dim).
 //
 // A row's weights are relative to its reference, the largest score of the first keys it saw. The products that
 // make scores start from minus the reference. Only when a score passes it by more than kHeadroom, which is
@@ -33,15 +34,18 @@ struct AttentionArgs {
     int first_only;
     // One a sequence, from 1 to its length.
     const uint* key_lens;
+    // With kCapped a score s becomes cap * tanh(s / cap).
+    float cap;
 };
 
-template <int kDim>
+template <int kDim, bool kCapped = false>
 struct Attention {
     static constexpr int BLOCK_Q = 64;
     // Scores of 64 keys beside sums of 128 columns do not fit the registers.
     static constexpr int BLOCK_KV = kDim <= 96 ? 64 : 32;
-    static constexpr int kThreads = 64;
-    static constexpr int kRowsWarp = BLOCK_Q / (kThreads / kWarp);
+    // Sums of 256 columns for 32 rows do not fit them either; of 128 they leave none for what caps a score.
+    static constexpr int kRowsWarp = kDim > (kCapped ? 96 : 128) ? 16 : 32;
+    static constexpr int kThreads = BLOCK_Q / kRowsWarp * kWarp;
     static constexpr int kChunks = kDim / kVector;
     static constexpr int kStepsQK = kDim / 16;
     static constexpr int kStepsPV = BLOCK_KV / 16;
@@ -49,12 +53,11 @@ struct Attention {
     static constexpr int kTilesKV = BLOCK_KV / 8;
     static constexpr int kTilesDim = kDim / 8;
     // Fragments of queries stay in registers where that costs no resident block; else each tile reads them anew.
-    static constexpr bool kKeepQueries = kDim == 64;
+    static constexpr bool kKeepQueries = kDim == 64 || (kDim == 256 && !kCapped);
     // A weight is at most 2^8, so f16 holds it and an f32 sum of 2^31 keys.
     static constexpr float kHeadroom = 8.0f;
     static constexpr uint kOnes = 0x3c003c00u;  // Two halves of 1.
 
-    static_assert(kRowsWarp == 32, "Invalid block size");
     static_assert(kDim % 32 == 0, "Invalid head size");
     using Copy = TileCopy<BLOCK_KV, kChunks, kThreads>;
 
@@ -117,8 +120,10 @@ struct Attention {
         }
     }
 
-    // Scores less the reference: each sum over the columns begins with its negative.
-    static __device__ __forceinline__ void score(Scores& s, State& state, const Lane& lane) {
+    // Scores less the reference: each sum over the columns begins with its negative, unless it is capped first.
+    static __device__ __forceinline__ void score(Scores& s, State& state, const Lane& lane,
+                                                 const AttentionArgs& args) {
+        float none[4] = {};
         const uint query = anew(lane.value) + lane.to_query;
         const uint key = anew(lane.key);
 #pragma unroll
@@ -137,8 +142,18 @@ struct Attention {
                     for (int h = 0; h < 2; ++h) {
                         float(&sum)[4] = s[i][2 * j + h];
                         mma_m16n8k16(sum, q[i], k[2 * h], k[2 * h + 1],
-                                     step == 0 ? state.base[i] : sum);
+                                     step > 0 ? sum : kCapped ? none : state.base[i]);
                     }
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; kCapped && i < kTilesQ; ++i) {
+#pragma unroll
+            for (int j = 0; j < kTilesKV; ++j) {
+#pragma unroll
+                for (int at = 0; at < 4; ++at) {
+                    s[i][j][at] = soft_cap(s[i][j][at], args.cap, state.base[i][at]);
                 }
             }
         }
@@ -388,7 +403,7 @@ struct Attention {
 #pragma unroll 1
                 do {
                     feed.copy_whole_values(tile);
-                    score(s, state, lane);
+                    score(s, state, lane, feed.args);
                     passed = passes(s);
                     if (passed) {
                         break;
@@ -404,7 +419,7 @@ struct Attention {
             // Any tile, or the rest of the one that left the main loop.
             if (!passed) {
                 feed.copy_values(tile);
-                score(s, state, lane);
+                score(s, state, lane, feed.args);
                 mask(s, feed.args, query, tile * BLOCK_KV, feed.len);
                 passed = passes(s) || state.fresh;
             }

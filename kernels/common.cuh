@@ -306,3 +306,10 @@ __device__ __forceinline__ float gelu_tanh(float x) {
     const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
     return x * sigmoid(2.0f * u);
 }
+
+// base + cap * tanh(x / cap). The latter is cap - 2 cap / (1 + e^(2 x / cap)): near 0 off by some 2^-23 of the cap,
+// far below what a weight of attention loses as f16.
+__device__ __forceinline__ float soft_cap(float x, float cap, float base) {
+    const float below = rcp(1.0f + ex2(2.0f * kLog2E * rcp(cap) * x));
+    return fmaf(-2.0f * cap, below, cap + base);
+}

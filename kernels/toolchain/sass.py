@@ -32,7 +32,8 @@ PIPES = ("issue", "tensor", "fma", "alu", "mufu", "shared")
 FP32 = {"FADD", "FMUL", "FFMA"}
 HALF2 = {"HADD2", "HMUL2", "HFMA2"}
 ALU = {"CS2R", "F2FP", "FMNMX", "FSEL", "FSETP", "IADD3", "IMNMX", "ISETP", "LEA", "LOP3", "MOV", "P2R", "PLOP3",
-       "PRMT", "R2P", "R2UR", "SEL", "SHF", "VOTE", "VIMNMX", "VIADD", "VOTEU"}
+       "PRMT", "R2P", "R2UR", "SEL", "SHF", "VOTE", "VIMNMX", "VIADD", "VIADDMNMX",
+       "VOTEU"}
 MUFU = {"MUFU", "F2F", "F2I", "I2F", "POPC"}
 # Only issued, or waiting for what is not modelled.
 OTHER = {"BAR", "BRA", "BREAK", "BSSY", "BSYNC", "CALL", "DEPBAR", "EXIT", "LDC", "LDG", "LDGDEPBAR", "LDL", "NOP",

@@ -294,6 +294,17 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Rows in f32, for what [`Backend::classify`] gives.
     fn logits(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
     fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Self::Scratch, DeviceError>;
+    /// A workspace for [`Backend::attention`] with soft-capped scores.
+    ///
+    /// # Errors
+    /// As for all here.
+    fn capped_scratch(
+        &self,
+        max_length: usize,
+        head_dim: usize,
+    ) -> Result<Self::Scratch, DeviceError> {
+        self.scratch(max_length, head_dim)
+    }
     /// A workspace for [`Backend::relative_attention`].
     ///
     /// # Errors
@@ -309,11 +320,6 @@ pub trait Backend: Debug + Send + Sync + 'static {
         max_length: usize,
         first: &Self::First,
     ) -> Result<Self::Scratch, DeviceError>;
-    /// # Errors
-    /// The backend has no kernel for this attention.
-    fn check_attention(&self, _kind: &AttentionKind) -> Result<(), DeviceError> {
-        Ok(())
-    }
 
     /// `out[t] = norm(word + type + position)` for each token of the batch.
     fn embed_norm(

@@ -8,20 +8,43 @@ use super::packed::Packed;
 use super::table::Table;
 use super::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, MaxSim, NormInit,
-    NormKind, Pooling, Queries, RopeInit, Window,
+    NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
 };
 use crate::error::DeviceError;
 
 /// Lengths on both sides of the tiles' edges, and a sequence of one token.
 const LENS: [usize; 5] = [1, 17, 64, 65, 5];
 const VOCAB_SIZE: usize = 50;
-/// The head sizes that have an attention kernel, each with a number of heads that fills no tile evenly.
+/// The head sizes of most models, each with a number of heads that fills no tile evenly.
 const HEADS: [(usize, usize); 4] = [(32, 3), (64, 1), (96, 1), (128, 1)];
+/// Attention of other kernels than theirs, by head size.
+const FORMS: [(Form, usize); 6] = [
+    (Form::Products, 256),
+    (Form::Capped, 32),
+    (Form::Capped, 128),
+    (Form::Capped, 256),
+    (Form::Relative, 32),
+    (Form::Relative, 64),
+];
+/// Low enough to matter.
+const CAP: f32 = 5.0;
+/// Of distances: near ones have their own, the others share the outer two.
+const NUM_BUCKETS: usize = 41;
 /// Widths of vectors: one of each kernel, and one that is padded.
 const VECTORS: [usize; 4] = [64, 72, 96, 128];
 /// A chain of three operations keeps f16 rows within three half units in the last place of the largest value;
 /// four times that.
 const TOLERANCE: f32 = 12.0 / 2048.0;
+
+/// What a score is made of.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Products,
+    /// Of the products, capped.
+    Capped,
+    /// The products, and those with vectors for distances.
+    Relative,
+}
 
 /// One operation on both engines.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +86,9 @@ pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
         let got = run(cuda, &on_device, shape, heads)?;
         comparisons.extend(expected.into_iter().zip(&got).map(|(e, g)| e.against(g)));
     }
+    let expected = run_forms(&cpu, &batch, shape)?;
+    let got = run_forms(cuda, &on_device, shape)?;
+    comparisons.extend(expected.into_iter().zip(&got).map(|(e, g)| e.against(g)));
     for dim in VECTORS {
         let Some(comparer) = cuda.comparer(dim)? else { continue };
         comparisons.push(max_sim(&cpu, dim)?.against(&max_sim(&comparer, dim)?));
@@ -254,6 +280,57 @@ fn run_rotary<B: Backend>(
         kept.keep(&format!("gated activation, {gate:?}"), &gated, shape.num_tokens, width)?;
     }
     Ok(())
+}
+
+/// Attention of each of [`FORMS`], over rows that no other operation touched.
+fn run_forms<B: Backend>(
+    b: &B,
+    batch: &B::Batch,
+    shape: Shape,
+) -> Result<Vec<Values>, DeviceError> {
+    const NUM_HEADS: usize = 2;
+    let longest = LENS.into_iter().max().unwrap_or(1);
+    let mut kept = Kept { b, results: Vec::new() };
+    for (form, head_dim) in FORMS {
+        let width = NUM_HEADS * head_dim;
+        let rows = |width| b.rows(2 * shape.num_tokens, width);
+        let (mut qkv, mut out) = (rows(3 * width)?, rows(width)?);
+        b.embed(batch, &embeddings(b, 3 * width)?, &mut qkv);
+        let mut kind = AttentionKind::full(Queries::All, NUM_HEADS);
+        match form {
+            Form::Products => {
+                b.attention(&qkv, batch, &kind, &mut b.scratch(longest, head_dim)?, &mut out);
+            }
+            Form::Capped => {
+                (kind.softcap, kind.window) = (Some(CAP), Window::CAUSAL);
+                let mut scratch = b.capped_scratch(longest, head_dim)?;
+                b.attention(&qkv, batch, &kind, &mut scratch, &mut out);
+            }
+            Form::Relative => {
+                let relative = relative(b, (NUM_HEADS, head_dim), longest)?;
+                let mut scratch = b.relative_scratch(longest, &relative)?;
+                b.relative_attention(&qkv, batch, &kind, &relative, &mut scratch, &mut out);
+            }
+        }
+        let operation = format!("attention, {form:?}, heads of {head_dim}");
+        kept.keep(&operation, &out, shape.num_tokens, width)?;
+    }
+    Ok(kept.results)
+}
+
+/// Vectors for distances.
+fn relative<B: Backend>(
+    b: &B,
+    (num_heads, head_dim): (usize, usize),
+    max_length: usize,
+) -> Result<B::Relative, DeviceError> {
+    let farthest = max_length as isize - 1;
+    let last = NUM_BUCKETS as isize - 1;
+    let bucket = |distance: isize| (distance + last / 2).clamp(0, last) as u32;
+    let buckets: Vec<_> = (-farthest..=farthest).map(bucket).collect();
+    let len = num_heads * NUM_BUCKETS * head_dim;
+    let (keys, queries) = (&values(12, len)[..], &values(13, len)[..]);
+    b.prepare_relative(&RelativeInit { keys, queries, num_heads, head_dim, buckets: &buckets })
 }
 
 /// Values in [-1, 1) that depend on nothing but `seed`.

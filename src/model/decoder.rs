@@ -282,7 +282,10 @@ impl<B: Backend> Family<B> for Decoder<B> {
         let heads = self.sizes.num_heads * head_dim;
         let rows = |width| backend.rows(max_tokens, width);
         let kind = self.sizes.kind(0);
-        backend.check_attention(&kind)?;
+        let scratch = match kind.softcap {
+            None => backend.scratch(max_length, head_dim)?,
+            Some(_) => backend.capped_scratch(max_length, head_dim)?,
+        };
         Ok(Lane {
             hidden: rows(hidden)?,
             normed: rows(hidden)?,
@@ -294,7 +297,7 @@ impl<B: Backend> Family<B> for Decoder<B> {
             last_hidden: rows(hidden)?,
             last_context: rows(heads)?,
             logits: backend.logits(max_tokens, self.num_labels)?,
-            scratch: backend.scratch(max_length, head_dim)?,
+            scratch,
         })
     }
 

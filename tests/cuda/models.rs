@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use rerankd::engine::Dtype;
+use rerankd::engine::packed::Packed;
+use rerankd::model::Scorer;
 use rerankd::model::loader::{LoadOptions, load};
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, Truncation};
@@ -35,6 +38,8 @@ const DECODERS: [&str; 6] = [
     "tiny-bge-reranker-v2-gemma",
     "tiny-gemma-score",
 ];
+/// Scores that count distances, soft-capped ones, and those of heads of 256.
+const OWN_KERNELS: [&str; 3] = ["tiny-deberta-v3", "tiny-gemma2", "tiny-gemma2-wide"];
 
 #[test]
 fn a_model_gives_the_logits_of_the_cpu_at_every_length() {
@@ -118,11 +123,17 @@ fn default_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default")
 }
 
-/// A model's logits on both engines, through its tokenizer.
-fn logits(folder: &Path, inputs: &Inputs) -> (Vec<f32>, Vec<f32>) {
+/// A batch of a model's inputs, through its tokenizer.
+fn tokenized(folder: &Path, inputs: &Inputs) -> Packed {
     let files = ModelFiles::open_folder(folder).unwrap();
-    let Prepared { encoder, .. } = prepare(&files, &LoadOptions::default()).unwrap();
-    let batch = pack(&encoder.tokenize(inputs, &Truncation::default()).unwrap().sequences);
+    let fast = LoadOptions { dtype: Some(Dtype::F32), ..LoadOptions::default() };
+    let Prepared { encoder, .. } = prepare(&files, &fast).unwrap();
+    pack(&encoder.tokenize(inputs, &Truncation::default()).unwrap().sequences)
+}
+
+/// A model's logits on both engines.
+fn logits(folder: &Path, inputs: &Inputs) -> (Vec<f32>, Vec<f32>) {
+    let batch = tokenized(folder, inputs);
     let on_gpu = score(&mut *on_gpus(folder, 8192).remove(0), &batch);
     (score(&mut *on_cpu(folder), &batch), on_gpu)
 }
@@ -141,44 +152,61 @@ fn golden(file: &Path) -> (Vec<(String, String)>, Vec<f32>) {
     )
 }
 
-/// One tiny model of each family that shares no forward pass, against transformers, with pairs that overflow the
-/// windows and lengths.
-fn check_families(names: &[&str]) {
-    for name in names {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let (pairs, expected) = golden(&root.join(format!("{name}.json")));
-        let num_labels = expected.len() / pairs.len();
-        // A sample: the emulator takes its time. It begins with the long ones, which follow the odd ones.
-        let sample: Vec<usize> = (28..40).chain((0..pairs.len()).step_by(9)).collect();
-        let inputs = Inputs::Pairs(sample.iter().map(|i| pairs[*i].clone()).collect());
-        let (_, got) = logits(&root.join(name), &inputs);
-        let expected = sample.iter().flat_map(|i| &expected[i * num_labels..][..num_labels]);
-        let expected: Vec<f32> = expected.copied().collect();
-        let difference = largest_difference(&got, &expected);
-        println!("{name}: largest difference {difference:e} of {} logits", got.len());
-        assert!(difference < FAMILY_TOLERANCE, "{name}: {difference}");
-    }
+/// The tiny model of a family, against transformers, with pairs that overflow the windows and lengths, `num_long` of
+/// them long.
+fn check_family(name: &str, num_long: usize) -> Box<dyn Scorer> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let (pairs, expected) = golden(&folder.with_extension("json"));
+    let num_labels = expected.len() / pairs.len();
+    // A sample: the emulator takes its time. It begins with the long ones, which follow the odd ones.
+    let sample: Vec<usize> = (28..28 + num_long).chain((0..pairs.len()).step_by(9)).collect();
+    let inputs = Inputs::Pairs(sample.iter().map(|i| pairs[*i].clone()).collect());
+    let mut gpu = on_gpus(&folder, 8192).remove(0);
+    let got = score(&mut *gpu, &tokenized(&folder, &inputs));
+    let expected = sample.iter().flat_map(|i| &expected[i * num_labels..][..num_labels]);
+    let expected: Vec<f32> = expected.copied().collect();
+    let difference = largest_difference(&got, &expected);
+    println!("{name}: largest difference {difference:e} of {} logits", got.len());
+    assert!(difference < FAMILY_TOLERANCE, "{name}: {difference}");
+    gpu
 }
 
 #[test]
 fn every_family_of_encoders_gives_the_reference_logits() {
-    check_families(&ENCODERS);
+    for name in ENCODERS {
+        check_family(name, 12);
+    }
 }
 
 #[test]
 fn every_family_of_decoders_gives_the_reference_logits() {
-    check_families(&DECODERS);
+    for name in DECODERS {
+        check_family(name, 12);
+    }
 }
 
-/// Scores that count distances, and soft-capped ones, have no kernel: that is said at load, not in a ranking.
 #[test]
-fn a_family_without_a_kernel_is_refused_at_load() {
-    for (name, part) in [("tiny-deberta-v3", "DeBERTa"), ("tiny-gemma2", "soft-capped")] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let files = ModelFiles::open_folder(&folder).unwrap();
-        let error = load(&files, &gpu_options(512)).unwrap_err().to_string();
-        assert!(error.contains(part) && error.contains("GPU"), "{name}: {error}");
+fn every_family_with_its_own_kernels_gives_the_reference_logits_alone_and_among_mates() {
+    for name in OWN_KERNELS {
+        let mut gpu = check_family(name, 3);
+        let together = packed(&[70, 3, 33], 180, 9);
+        let expected = score(&mut *gpu, &together);
+        let width = gpu.width();
+        for (i, expected) in expected.chunks(width).enumerate() {
+            let mut alone = packed(&[], 1, 0);
+            alone.push_sequence(&together, i);
+            assert_eq!(score(&mut *gpu, &alone), expected, "{name}: sequence {i}");
+        }
     }
+}
+
+/// A size of heads that no kernel has: that is said at load, not in a ranking.
+#[test]
+fn a_model_without_a_kernel_is_refused_at_load() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert");
+    let files = ModelFiles::open_folder(&folder).unwrap();
+    let error = load(&files, &gpu_options(512)).unwrap_err().to_string();
+    assert!(error.contains("heads of 16 are not supported on GPUs"), "{error}");
 }
 
 /// Six real layers, logits of -5.4 to 0.4.

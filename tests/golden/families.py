@@ -1,7 +1,7 @@
 """Tiny random cross-encoders, one of each family that the engine has: nothing in them was learned.
 
 Weights are stored in f16, which every reader widens to the same f32. Windows and limits are short, so that the pairs
-overflow them; heads have 32 columns, the smallest that a GPU kernel knows.
+overflow them; heads have 32 columns, the smallest that a GPU kernel knows, but for one of 256, the widest.
 """
 import json
 
@@ -219,8 +219,14 @@ def gemma(**sizes):
 def gemma2(**sizes):
     # Caps low enough and a window short enough that they matter.
     return Gemma2Config(
-        **sizes, head_dim=32, query_pre_attn_scalar=24, sliding_window=24, attn_logit_softcapping=4.0,
+        **{"head_dim": 32, "query_pre_attn_scalar": 24, **sizes}, sliding_window=24, attn_logit_softcapping=4.0,
         final_logit_softcapping=6.0)
+
+
+def wide_gemma2(**sizes):
+    # Heads as wide as the published ones.
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256}
+    return gemma2(**{**sizes, **heads})
 
 
 def qwen2(**sizes):
@@ -241,6 +247,7 @@ PROMPTS = {
     "tiny-bge-reranker-v2-gemma": prompts.BGE_GEMMA,
     "tiny-gemma-score": prompts.PLAIN,
     "tiny-gemma2": prompts.GRADED,
+    "tiny-gemma2-wide": prompts.GRADED,
 }
 # Whose words the tokenizers of all are trained on.
 ASKED = ["tiny-qwen3-reranker", "tiny-qwen3-score", "tiny-qwen2", "tiny-llama"]
@@ -272,6 +279,8 @@ FAMILIES = {
             folder, gemma, GemmaForSequenceClassification, 36, prompts.PLAIN, 1, GEMMA_SPECIAL), ASKED_LIMIT),
     "tiny-gemma2": (
         lambda folder: decoder(folder, gemma2, Gemma2ForCausalLM, 37, prompts.GRADED), ASKED_LIMIT),
+    "tiny-gemma2-wide": (
+        lambda folder: decoder(folder, wide_gemma2, Gemma2ForCausalLM, 38, prompts.GRADED), ASKED_LIMIT),
 }
 
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 use cudarc::driver::{CudaSlice, CudaView};
 
 use super::ATTENTION_QUERIES;
+use crate::engine::Queries;
 use crate::engine::packed::Packed;
 
 /// A work item that ends its block at once.
@@ -112,14 +113,12 @@ impl Batch {
         self.array(|layout| layout.cu_seqlens)
     }
 
-    /// `(sequence, block of queries)` pairs, and how many.
-    pub(super) fn items(&self) -> (CudaView<'_, u32>, usize) {
-        (self.array(|layout| layout.items), self.bucket.num_items())
-    }
-
-    /// The first block of each sequence, for a last layer that asks for first tokens alone.
-    pub(super) fn first_items(&self) -> (CudaView<'_, u32>, usize) {
-        (self.array(|layout| layout.first_items), self.bucket.num_sequences)
+    /// `(sequence, block of queries)` pairs, and how many; of first tokens alone, the first block of each sequence.
+    pub(super) fn items_of(&self, queries: Queries) -> (CudaView<'_, u32>, usize) {
+        match queries {
+            Queries::All => (self.array(|layout| layout.items), self.bucket.num_items()),
+            Queries::First => (self.array(|layout| layout.first_items), self.bucket.num_sequences),
+        }
     }
 
     /// Of each sequence, how many of its rows are keys.

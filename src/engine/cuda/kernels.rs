@@ -96,31 +96,60 @@ impl GemmTiles {
     }
 }
 
+/// What an attention takes for the score of a query and a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scores {
+    Products,
+    /// Of their products, soft-capped.
+    Capped,
+    /// Their product and those with the vectors of their distance.
+    Relative,
+}
+
 /// Attention for one head size, and what its launch needs.
 #[derive(Debug)]
 pub(super) struct Attention {
     pub(super) function: CudaFunction,
+    pub(super) scores: Scores,
     pub(super) head_dim: usize,
+    pub(super) threads: u32,
     pub(super) shared_bytes: u32,
 }
 
 impl Attention {
     /// # Errors
     /// No kernel has this head size.
-    pub(super) fn load(context: &Arc<CudaContext>, head_dim: usize) -> Result<Self, DeviceError> {
-        let (source, shared_bytes) = match head_dim {
-            32 => (ptx!("attention_f16_d32_sm80"), 12 << 10),
-            64 => (ptx!("attention_f16_d64_sm80"), 24 << 10),
-            96 => (ptx!("attention_f16_d96_sm80"), 36 << 10),
-            128 => (ptx!("attention_f16_d128_sm80"), 32 << 10),
-            _ => {
-                let message =
-                    format!("attention heads of {head_dim} are not supported; 32, 64, 96, 128 are");
-                return Err(DeviceError::new(message));
-            }
+    pub(super) fn load(
+        context: &Arc<CudaContext>,
+        scores: Scores,
+        head_dim: usize,
+    ) -> Result<Self, DeviceError> {
+        let (source, threads, shared_bytes) = match (scores, head_dim) {
+            (Scores::Products, 32) => (ptx!("attention_f16_d32_sm80"), 64, 12 << 10),
+            (Scores::Products, 64) => (ptx!("attention_f16_d64_sm80"), 64, 24 << 10),
+            (Scores::Products, 96) => (ptx!("attention_f16_d96_sm80"), 64, 36 << 10),
+            (Scores::Products, 128) => (ptx!("attention_f16_d128_sm80"), 64, 32 << 10),
+            (Scores::Products, 256) => (ptx!("attention_f16_d256_sm80"), 128, 64 << 10),
+            (Scores::Capped, 32) => (ptx!("attention_softcap_f16_d32_sm80"), 64, 12 << 10),
+            (Scores::Capped, 128) => (ptx!("attention_softcap_f16_d128_sm80"), 128, 32 << 10),
+            (Scores::Capped, 256) => (ptx!("attention_softcap_f16_d256_sm80"), 128, 64 << 10),
+            (Scores::Relative, 32) => (ptx!("relative_attention_f16_d32_sm80"), 128, 26 << 10),
+            (Scores::Relative, 64) => (ptx!("relative_attention_f16_d64_sm80"), 128, 42 << 10),
+            _ => return Err(DeviceError::new(scores.refusal(head_dim))),
         };
         let function = load(context, source, shared_bytes)?;
-        Ok(Self { function, head_dim, shared_bytes })
+        Ok(Self { function, scores, head_dim, threads, shared_bytes })
+    }
+}
+
+impl Scores {
+    fn refusal(self, head_dim: usize) -> String {
+        let (what, supported) = match self {
+            Self::Products => ("", "32, 64, 96, 128, 256"),
+            Self::Capped => (" with soft-capped scores", "32, 128, 256"),
+            Self::Relative => (" that counts distances", "32, 64"),
+        };
+        format!("attention{what}: heads of {head_dim} are not supported on GPUs; {supported} are")
     }
 }
 

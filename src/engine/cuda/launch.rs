@@ -10,7 +10,6 @@ use super::{Batch, Cuda};
 use crate::engine::{AttentionKind, Epilogue, Gate, NormKind, Pooling, Queries};
 
 const WARP: usize = 32;
-const ATTENTION_THREADS: u32 = 64;
 /// Warps of the kernels that give a warp to each logit or head.
 const WARPS: usize = 4;
 /// Threads of the kernels that stride over vectors.
@@ -23,7 +22,7 @@ fn row_threads(width: usize) -> u32 {
     (width / VECTOR).next_multiple_of(WARP) as u32
 }
 
-fn config(grid: (usize, usize), threads: u32, shared_mem_bytes: u32) -> LaunchConfig {
+pub(super) fn config(grid: (usize, usize), threads: u32, shared_mem_bytes: u32) -> LaunchConfig {
     LaunchConfig {
         grid_dim: (grid.0 as u32, grid.1 as u32, 1),
         block_dim: (threads, 1, 1),
@@ -124,13 +123,10 @@ impl Cuda {
         kind: &AttentionKind,
         out: &mut Rows,
     ) {
-        let AttentionKind { queries, num_heads, num_kv_heads, window, .. } = *kind;
-        let (items, num_items) = match queries {
-            Queries::All => batch.items(),
-            Queries::First => batch.first_items(),
-        };
+        let AttentionKind { queries, num_heads, num_kv_heads, window, softcap } = *kind;
+        let (items, num_items) = batch.items_of(queries);
         let (cu_seqlens, key_lens) = (batch.cu_seqlens(), batch.key_lens());
-        let config = config((num_items * num_heads, 1), ATTENTION_THREADS, attention.shared_bytes);
+        let config = config((num_items * num_heads, 1), attention.threads, attention.shared_bytes);
         let [heads, kv_heads, left, right] =
             [num_heads, num_kv_heads, window.left, window.right].map(|size| size as i32);
         let [qkv_stride, out_stride] = [qkv.width, out.width].map(|stride| stride as i32);
@@ -139,6 +135,9 @@ impl Cuda {
         launch.arg(qkv.halves()).arg(&cu_seqlens).arg(&items).arg(out.halves_mut());
         launch.arg(&heads).arg(&kv_heads).arg(&qkv_stride).arg(&out_stride);
         launch.arg(&left).arg(&right).arg(&first_only).arg(&key_lens);
+        if let Some(cap) = &softcap {
+            launch.arg(cap);
+        }
         // SAFETY: items name sequences of the batch and blocks within them, or end their block; rows of qkv
         // and out are those of the bucket.
         self.enqueued("attention", unsafe { launch.launch(config) });

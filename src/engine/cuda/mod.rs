@@ -12,6 +12,7 @@ mod kernels;
 mod launch;
 mod max_sim;
 pub mod probe;
+mod relative;
 mod slot;
 mod timing;
 
@@ -33,12 +34,13 @@ use super::{
 use crate::error::DeviceError;
 use cublaslt::CublasLt;
 use error::fault;
-use kernels::{Attention, Kernels};
+use kernels::{Attention, Kernels, Scores};
 
 pub use batch::{Batch, Bucket};
 pub use buffers::{Embeddings, Linear, Norm, Rope, Rows};
 pub use graphs::Graphs;
 pub use max_sim::Comparer;
+pub use relative::Relative;
 pub use slot::Slot;
 pub use timing::Timing;
 
@@ -149,6 +151,10 @@ impl Cuda {
         self.stream.memcpy_htod(&values, rows.halves_mut()).map_err(fault("filling rows"))
     }
 
+    fn attention_of(&self, scores: Scores, head_dim: usize) -> Result<Scratch, DeviceError> {
+        Ok(Scratch { attention: Attention::load(&self.context, scores, head_dim)? })
+    }
+
     fn upload<T, S>(&self, what: &str, values: &S) -> Result<CudaSlice<T>, DeviceError>
     where
         T: DeviceRepr,
@@ -167,7 +173,7 @@ impl Backend for Cuda {
     type Norm = Norm;
     type Embeddings = Embeddings;
     type Rope = Rope;
-    type Relative = Infallible;
+    type Relative = Relative;
     type First = Infallible;
     type Rows = Rows;
     type Scratch = Scratch;
@@ -223,18 +229,17 @@ impl Backend for Cuda {
         })
     }
 
-    fn prepare_relative(&self, _init: &RelativeInit<'_>) -> Result<Infallible, DeviceError> {
-        Err(DeviceError::new(
-            "attention that counts distances (DeBERTa) is not supported on GPUs; it is on the CPU",
-        ))
+    fn prepare_relative(&self, init: &RelativeInit<'_>) -> Result<Relative, DeviceError> {
+        self.relative(init)
     }
 
     fn relative_scratch(
         &self,
-        _max_length: usize,
-        relative: &Infallible,
+        max_length: usize,
+        relative: &Relative,
     ) -> Result<Scratch, DeviceError> {
-        match *relative {}
+        assert!(max_length <= relative.max_length, "distances within the table");
+        self.attention_of(Scores::Relative, relative.head_dim)
     }
 
     fn prepare_first(&self, _init: &FirstInit<'_>) -> Result<Option<Infallible>, DeviceError> {
@@ -257,16 +262,11 @@ impl Backend for Cuda {
     }
 
     fn scratch(&self, _max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
-        Ok(Scratch { attention: Attention::load(&self.context, head_dim)? })
+        self.attention_of(Scores::Products, head_dim)
     }
 
-    fn check_attention(&self, kind: &AttentionKind) -> Result<(), DeviceError> {
-        match kind.softcap {
-            None => Ok(()),
-            Some(_) => Err(DeviceError::new(
-                "attention with soft-capped scores is not supported on GPUs; it is on the CPU",
-            )),
-        }
+    fn capped_scratch(&self, _max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
+        self.attention_of(Scores::Capped, head_dim)
     }
 
     fn embed_norm(&self, batch: &Batch, table: &Embeddings, norm: &Norm, out: &mut Rows) {
@@ -331,28 +331,23 @@ impl Backend for Cuda {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        let head_dim = scratch.attention.head_dim;
-        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
-        assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
-        assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
-        assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
-        out.set_rows(match kind.queries {
-            Queries::All => qkv.num_rows,
-            Queries::First => batch.bucket.num_sequences,
-        });
+        let scores = if kind.softcap.is_some() { Scores::Capped } else { Scores::Products };
+        scratch.check(scores, qkv, batch, kind, out);
         self.launch_attention(&scratch.attention, qkv, batch, kind, out);
     }
 
     fn relative_attention(
         &self,
-        _qkv: &Rows,
-        _batch: &Batch,
-        _kind: &AttentionKind,
-        relative: &Infallible,
-        _scratch: &mut Scratch,
-        _out: &mut Rows,
+        qkv: &Rows,
+        batch: &Batch,
+        kind: &AttentionKind,
+        relative: &Relative,
+        scratch: &mut Scratch,
+        out: &mut Rows,
     ) {
-        match *relative {}
+        scratch.check(Scores::Relative, qkv, batch, kind, out);
+        relative.check(scratch.attention.head_dim, kind);
+        self.launch_relative_attention(&scratch.attention, relative, qkv, batch, kind, out);
     }
 
     fn first_attention(
@@ -425,6 +420,29 @@ impl Backend for Cuda {
 #[derive(Debug)]
 pub struct Scratch {
     attention: Attention,
+}
+
+impl Scratch {
+    /// Compares sizes, and gives `out` its rows.
+    fn check(
+        &self,
+        scores: Scores,
+        qkv: &Rows,
+        batch: &Batch,
+        kind: &AttentionKind,
+        out: &mut Rows,
+    ) {
+        let head_dim = self.attention.head_dim;
+        assert_eq!(self.attention.scores, scores, "the kernel of this attention");
+        assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
+        assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
+        assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
+        assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        out.set_rows(match kind.queries {
+            Queries::All => qkv.num_rows,
+            Queries::First => batch.bucket.num_sequences,
+        });
+    }
 }
 
 /// How often a wait looks whether the device is done: a fraction of the shortest batch.

@@ -19,6 +19,7 @@ struct Case {
     first_only: bool,
     /// Rows at a sequence's end that are no keys, as far as it has more.
     num_asking: usize,
+    cap: Option<f32>,
 }
 
 impl Case {
@@ -31,7 +32,12 @@ impl Case {
             right: ALL,
             first_only: false,
             num_asking: 0,
+            cap: None,
         }
+    }
+
+    fn capped(head_dim: usize, cap: f32) -> Self {
+        Self { cap: Some(cap), ..Self::full(head_dim) }
     }
 
     fn num_keys(&self, len: usize) -> usize {
@@ -42,14 +48,20 @@ impl Case {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
-    /// Queries, keys and values of a tile each: 64 rows, of keys and values of 128 halves 32.
+    /// Queries, keys and values of a tile each: 64 rows, of keys and values of 128 halves and more 32.
     fn smem_bytes(&self) -> u32 {
-        let rows = if self.head_dim == 128 { 64 + 2 * 32 } else { 3 * 64 };
+        let rows = if self.head_dim >= 128 { 64 + 2 * 32 } else { 3 * 64 };
         (rows * self.head_dim * 2) as u32
     }
 
+    fn threads(&self) -> u32 {
+        let widest = if self.cap.is_some() { 96 } else { 128 };
+        if self.head_dim > widest { 128 } else { 64 }
+    }
+
     fn kernel(&self) -> String {
-        format!("attention_f16_d{}_sm80", self.head_dim)
+        let name = if self.cap.is_some() { "attention_softcap" } else { "attention" };
+        format!("{name}_f16_d{}_sm80", self.head_dim)
     }
 }
 
@@ -67,10 +79,10 @@ fn qkv(case: &Case, num_tokens: usize) -> Vec<f32> {
 }
 
 /// The work items: every tile of queries of every sequence, and two that a captured graph would leave over.
-fn items(case: &Case, lens: &[usize]) -> Vec<u32> {
+pub fn items(first_only: bool, lens: &[usize]) -> Vec<u32> {
     let mut items = Vec::new();
     for (sequence, len) in lens.iter().enumerate() {
-        let queries = if case.first_only { (*len).min(1) } else { *len };
+        let queries = if first_only { (*len).min(1) } else { *len };
         for tile in 0..queries.div_ceil(TILE) {
             items.extend([sequence as u32, tile as u32]);
         }
@@ -82,14 +94,14 @@ fn items(case: &Case, lens: &[usize]) -> Vec<u32> {
 fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
     let mut gpu = Gpu::new(mode);
     let cu = cu_seqlens(lens);
-    let items = items(case, lens);
+    let items = items(case.first_only, lens);
     let out_rows = if case.first_only { lens.len() } else { cu[lens.len()] as usize };
     let width = case.num_heads * case.head_dim;
     let key_lens: Vec<u32> = lens.iter().map(|len| case.num_keys(*len) as u32).collect();
     let (qkv_at, cu_at, items_at) = (gpu.f16(qkv), gpu.u32(&cu), gpu.u32(&items));
     let key_lens_at = gpu.u32(&key_lens);
     let out = gpu.f16(&vec![f32::NAN; out_rows * width]);
-    let args = [
+    let mut args = vec![
         Arg::Ptr(qkv_at),
         Arg::Ptr(cu_at),
         Arg::Ptr(items_at),
@@ -103,17 +115,27 @@ fn run(mode: Mode, case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<f32> {
         Arg::I32(i32::from(case.first_only)),
         Arg::Ptr(key_lens_at),
     ];
+    args.extend(case.cap.map(Arg::F32));
     let grid = (items.len() / 2 * case.num_heads) as u32;
-    gpu.launch_without_conflicts(&case.kernel(), grid, 64, case.smem_bytes(), &args);
+    gpu.launch_without_conflicts(&case.kernel(), grid, case.threads(), case.smem_bytes(), &args);
     gpu.read_f16(out)
 }
 
-/// One head of one query over the keys that it sees.
-fn attend(query: &[f32], seen: &[(&[f32], &[f32])]) -> Vec<Expected> {
-    let score = |key: &[f32]| {
-        Expected::sum(query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)))
-    };
-    let scores: Vec<Expected> = seen.iter().map(|(key, _)| score(key)).collect();
+/// The products that make a score.
+pub fn products<'a>(a: &'a [f32], b: &'a [f32]) -> impl Iterator<Item = f64> + Clone + 'a {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b))
+}
+
+/// What capping makes of a score. It is a difference of the cap and of twice as much at most, which an exponential, a
+/// reciprocal and their roundings move by 16 units together.
+fn cap(score: Expected, cap: Option<f32>) -> Expected {
+    let Some(cap) = cap.map(f64::from) else { return score };
+    let value = cap * (score.value / cap).tanh();
+    Expected { value, error: score.error + 16.0 * cap * F32 }
+}
+
+/// One head of one query: the values of the keys that it sees, by their scores.
+pub fn attend(head_dim: usize, scores: &[Expected], seen: &[&[f32]]) -> Vec<Expected> {
     let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s.value - max).exp2()).collect();
     let sum: f64 = weights.iter().sum();
@@ -124,9 +146,9 @@ fn attend(query: &[f32], seen: &[(&[f32], &[f32])]) -> Vec<Expected> {
         let relative = scores[i].error * 2.0 * std::f64::consts::LN_2 + F16 + 40.0 * F32;
         weights[i] * relative + F32
     };
-    (0..query.len())
+    (0..head_dim)
         .map(|column| {
-            let values = || seen.iter().map(|(_, value)| f64::from(value[column]));
+            let values = || seen.iter().map(|value| f64::from(value[column]));
             let mixed: f64 = values().zip(&weights).map(|(v, w)| v * w).sum();
             let magnitude: f64 = values().zip(&weights).map(|(v, w)| v.abs() * w).sum();
             let steps = seen.len() as f64 + 8.0;
@@ -154,12 +176,15 @@ fn expected(case: &Case, lens: &[usize], qkv: &[f32]) -> Vec<Expected> {
                 let key_head = case.num_heads + head / group;
                 let num_keys = case.num_keys(len) as i32;
                 let first = (token as i32 - case.left).min(num_keys - 1);
-                let seen: Vec<_> = (0..num_keys)
+                let (scores, seen): (Vec<_>, Vec<_>) = (0..num_keys)
                     .filter(|key| (first..=token as i32 + case.right).contains(key))
                     .map(|key| key as usize)
-                    .map(|key| (part(key, key_head), part(key, key_head + case.num_kv_heads)))
-                    .collect();
-                expected.extend(attend(part(token, head), &seen));
+                    .map(|key| {
+                        let score = Expected::sum(products(part(token, head), part(key, key_head)));
+                        (cap(score, case.cap), part(key, key_head + case.num_kv_heads))
+                    })
+                    .unzip();
+                expected.extend(attend(case.head_dim, &scores, &seen));
             }
         }
         if case.first_only && len == 0 {
@@ -191,6 +216,26 @@ fn attention_with_every_head_size_and_edge_length() {
     for head_dim in [32, 64, 96, 128] {
         check(Case::full(head_dim), &LENS);
     }
+    check(Case { num_heads: 1, num_kv_heads: 1, ..Case::full(256) }, &LENS);
+}
+
+#[test]
+fn capped_scores_with_every_head_size_and_edge_length() {
+    check(Case::capped(32, 4.0), &LENS);
+    for head_dim in [128, 256] {
+        check(Case { num_heads: 1, num_kv_heads: 1, ..Case::capped(head_dim, 3.0) }, &LENS[1..8]);
+    }
+}
+
+#[test]
+fn capped_scores_through_many_tiles_in_windows_and_for_few_key_heads() {
+    let causal = Case { right: 0, ..Case::capped(32, 4.0) };
+    check(Case { num_kv_heads: 1, ..causal }, &[200, 3]);
+    check(Case { left: 20, ..causal }, &[130]);
+    for head_dim in [128, 256] {
+        let causal = Case { right: 0, ..Case::capped(head_dim, 3.0) };
+        check(Case { num_kv_heads: 1, left: 50, ..causal }, &[129]);
+    }
 }
 
 #[test]
@@ -201,6 +246,9 @@ fn attention_through_many_tiles_of_keys() {
         check(Case { right: 0, ..one_head }, &[512]);
         check(Case { left: 150, right: 130, ..one_head }, &[512]);
     }
+    let two_for_one = Case { num_kv_heads: 1, ..Case::full(256) };
+    check(Case { right: 0, ..two_for_one }, &[200]);
+    check(Case { left: 50, right: 30, num_asking: 20, ..two_for_one }, &[150]);
 }
 
 #[test]
@@ -234,6 +282,7 @@ fn the_first_token_alone_may_ask() {
     for head_dim in [32, 64, 96, 128] {
         check(Case { first_only: true, ..Case::full(head_dim) }, &LENS);
     }
+    check(Case { first_only: true, ..Case::full(256) }, &[70, 1, 0, 33]);
 }
 
 #[test]
@@ -250,7 +299,8 @@ fn one_long_sequence_among_many_tiny_ones() {
 #[test]
 fn attention_does_not_depend_on_batch_mates() {
     let lens = [7, 129, 1, 64];
-    for case in [Case::full(64), Case { left: 30, right: 30, ..Case::full(64) }] {
+    let wide = Case { num_heads: 1, num_kv_heads: 1, right: 0, ..Case::capped(256, 3.0) };
+    for case in [Case::full(64), Case { left: 30, right: 30, ..Case::full(64) }, wide] {
         let qkv = qkv(&case, lens.iter().sum());
         let together = run(Mode::Plain, &case, &lens, &qkv);
         let cu = cu_seqlens(&lens);
@@ -281,9 +331,11 @@ fn the_first_query_gets_the_same_bits_alone() {
 
 #[test]
 fn scores_far_from_the_rest_do_not_overflow() {
-    for head_dim in [32, 64, 96, 128] {
-        let case = Case { num_heads: 1, num_kv_heads: 1, ..Case::full(head_dim) };
-        let len = 500;
+    // Capped far from where it would matter, and where the farthest are cut off.
+    let wide = [Case::full(256), Case::capped(128, 300.0), Case::capped(32, 40.0)];
+    for case in [32, 64, 96, 128].map(Case::full).into_iter().chain(wide) {
+        let case = Case { num_heads: 1, num_kv_heads: 1, ..case };
+        let (head_dim, len) = (case.head_dim, 500);
         let mut qkv = qkv(&case, len);
         for row in qkv.chunks_mut(case.qkv_width()) {
             row[..head_dim].iter_mut().for_each(|q| *q = q.abs().max(0.125) * 20.0);

@@ -11,6 +11,7 @@ mod gpu;
 mod maxsim;
 mod norms;
 mod reference;
+mod relative;
 mod rows;
 mod tolerance;
 mod topk;
