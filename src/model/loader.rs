@@ -47,7 +47,8 @@ impl LoadOptions {
 #[derive(Debug, Clone)]
 pub struct Gpus {
     pub devices: Vec<probe::Device>,
-    /// Tokens of the largest batch: activations are allocated once, at load.
+    /// Tokens of the largest batch, or the model's longest sequence if that has more: activations are allocated once,
+    /// at load.
     pub max_batch_tokens: usize,
     /// Whether a pair's bits may not depend on its batch mates.
     pub batch_invariant: bool,

@@ -12,7 +12,7 @@ use crate::error::ModelError;
 use crate::model::config::Config;
 use crate::model::head::Head;
 use crate::model::known;
-use crate::model::loader::{self, Gpus, LoadOptions, LoadedModel};
+use crate::model::loader::{self, LoadOptions, LoadedModel};
 use crate::model::prompts::Prompts;
 use crate::model::source::ModelFiles;
 use crate::model::{Grain, Scorer};
@@ -129,7 +129,7 @@ pub fn prepare_to_fit(
     may_fall_back: bool,
     tokens: BatchTokens,
 ) -> Result<(Prepared, usize), ModelError> {
-    let mut prepared = prepare_or_fall_back(files, options, may_fall_back)?;
+    let prepared = prepare_or_fall_back(files, options, may_fall_back)?;
     let (max_length, max_batch_tokens) = (prepared.max_length, tokens.max);
     if max_length <= max_batch_tokens {
         return Ok((prepared, max_batch_tokens));
@@ -139,12 +139,7 @@ pub fn prepare_to_fit(
     }
     let model = files.name();
     tracing::info!(model, max_length, "a batch holds one sequence of the longest");
-    if let Some(gpus) = &options.gpus {
-        // A card's memory for a batch is taken at load.
-        let gpus = Some(Gpus { max_batch_tokens: max_length, ..gpus.clone() });
-        prepared =
-            prepare_or_fall_back(files, &LoadOptions { gpus, ..options.clone() }, may_fall_back)?;
-    }
+    // A card has memory for it: what is taken at load holds the longest sequence in any case.
     Ok((prepared, max_length))
 }
 
