@@ -161,6 +161,7 @@ fn gemma_gives_the_reference_logits() {
     check_family("tiny-bge-reranker-v2-gemma", 1.4e-2, 3.3e-2);
     check_family("tiny-gemma-score", 9.5e-3, 4.8e-2);
     check_family("tiny-gemma2", 3e-2, 9.6e-2);
+    check_family("tiny-gemma2-wide", 4e-2, 1.35e-1);
 }
 
 #[test]
