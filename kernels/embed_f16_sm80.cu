@@ -1,5 +1,7 @@
 // out[t] = words[input_ids[t]]
 //
+// Gathers rows of any table: of activations, too, where sequences share some.
+//
 // Any grid, block 256: threads stride over vectors of eight. The table and `out` are rows of `width` halves, a
 // multiple of 8.
 //

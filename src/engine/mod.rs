@@ -234,6 +234,18 @@ pub struct RelativeInit<'a> {
     pub buckets: &'a [u32],
 }
 
+/// What causal attention is given room for: sequences may share what they begin with.
+#[derive(Debug, Clone, Copy)]
+pub struct CausalInit {
+    /// Of any of the model's layers; its window may be another.
+    pub kind: AttentionKind,
+    pub head_dim: usize,
+    /// Of a batch.
+    pub max_tokens: usize,
+    /// Of a sequence.
+    pub max_length: usize,
+}
+
 /// The tables whose rows are added for a token, each `[rows, hidden_size]`; `types` and `positions` may be
 /// empty, and then add nothing. Words are many, and stay as they are stored.
 #[derive(Debug)]
@@ -294,16 +306,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Rows in f32, for what [`Backend::classify`] gives.
     fn logits(&self, max_rows: usize, width: usize) -> Result<Self::Rows, DeviceError>;
     fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Self::Scratch, DeviceError>;
-    /// A workspace for [`Backend::attention`] with soft-capped scores.
+    /// A workspace for [`Backend::attention`] in which no token sees those after it.
     ///
     /// # Errors
     /// As for all here.
-    fn capped_scratch(
-        &self,
-        max_length: usize,
-        head_dim: usize,
-    ) -> Result<Self::Scratch, DeviceError> {
-        self.scratch(max_length, head_dim)
+    fn causal_scratch(&self, init: &CausalInit) -> Result<Self::Scratch, DeviceError> {
+        self.scratch(init.max_length, init.head_dim)
     }
     /// A workspace for [`Backend::relative_attention`].
     ///

@@ -1,5 +1,8 @@
 //! A batch as the engine sees it: the token rows of all its sequences, one after another.
 
+/// Of a shorter prefix that sequences share, the rows saved are not worth the work of sharing.
+pub const LEAST_PREFIX: usize = 16;
+
 /// Token rows of several sequences without padding between them.
 ///
 /// Sequence `i` owns rows `cu_seqlens[i]..cu_seqlens[i + 1]` of the three token arrays.
@@ -71,9 +74,10 @@ impl Packed {
         self.trunk_len = len;
     }
 
-    /// How many tokens these sequences begin with alike. Each keeps one of its own at least.
+    /// How many keys these sequences begin with alike. Each keeps one of its own at least.
     pub fn common_prefix(&self, members: &[u32]) -> usize {
-        let ids = |i: u32| &self.input_ids[self.rows(i as usize)];
+        let key_len = |i: u32| self.key_lens[i as usize] as usize;
+        let ids = |i: u32| &self.input_ids[self.rows(i as usize)][..key_len(i)];
         let Some((first, rest)) = members.split_first() else { return 0 };
         let first = ids(*first);
         rest.iter().fold(first.len().saturating_sub(1), |len, i| {

@@ -3,12 +3,12 @@
 //! A driver, a card or a compiler that breaks a kernel must be met here, in under a second, and not in a ranking.
 
 use super::cpu::Cpu;
-use super::cuda::Cuda;
+use super::cuda::{Cuda, Sharing};
 use super::packed::Packed;
 use super::table::Table;
 use super::{
-    AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, MaxSim, NormInit,
-    NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
+    AttentionKind, Backend, CausalInit, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, MaxSim,
+    NormInit, NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
 };
 use crate::error::DeviceError;
 
@@ -26,6 +26,8 @@ const FORMS: [(Form, usize); 6] = [
     (Form::Relative, 32),
     (Form::Relative, 64),
 ];
+/// Of sequences that share it.
+const PREFIX_LEN: usize = 20;
 /// Low enough to matter.
 const CAP: f32 = 5.0;
 /// Of distances: near ones have their own, the others share the outer two.
@@ -78,7 +80,7 @@ pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
         let id = |t: usize| ((t * 7 + i * 3) % VOCAB_SIZE) as u32;
         batch.push(&(0..*len).map(id).collect::<Vec<_>>(), len / 2);
     }
-    let on_device = cuda.batch(&batch)?;
+    let on_device = cuda.batch(&batch, None)?;
     let (cpu, shape) = (Cpu::new(Dtype::F32), Shape::of(&batch));
     let mut comparisons = Vec::new();
     for heads in HEADS {
@@ -89,6 +91,11 @@ pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
     let expected = run_forms(&cpu, &batch, shape)?;
     let got = run_forms(cuda, &on_device, shape)?;
     comparisons.extend(expected.into_iter().zip(&got).map(|(e, g)| e.against(g)));
+    let batch = alike();
+    let on_device = cuda.batch(&batch, Sharing::of(&batch).as_ref())?;
+    let shape = Shape::of(&batch);
+    comparisons
+        .push(run_shared(&cpu, &batch, shape)?.against(&run_shared(cuda, &on_device, shape)?));
     for dim in VECTORS {
         let Some(comparer) = cuda.comparer(dim)? else { continue };
         comparisons.push(max_sim(&cpu, dim)?.against(&max_sim(&comparer, dim)?));
@@ -303,7 +310,9 @@ fn run_forms<B: Backend>(
             }
             Form::Capped => {
                 (kind.softcap, kind.window) = (Some(CAP), Window::CAUSAL);
-                let mut scratch = b.capped_scratch(longest, head_dim)?;
+                let (max_tokens, max_length) = (2 * shape.num_tokens, longest);
+                let init = CausalInit { kind, head_dim, max_tokens, max_length };
+                let mut scratch = b.causal_scratch(&init)?;
                 b.attention(&qkv, batch, &kind, &mut scratch, &mut out);
             }
             Form::Relative => {
@@ -316,6 +325,34 @@ fn run_forms<B: Backend>(
         kept.keep(&operation, &out, shape.num_tokens, width)?;
     }
     Ok(kept.results)
+}
+
+/// Sequences that begin alike.
+fn alike() -> Packed {
+    let mut batch = Packed::with_capacity(0, LENS.len());
+    for (i, len) in LENS.iter().enumerate() {
+        let ids = (0..PREFIX_LEN + len).map(|t| (t + t / PREFIX_LEN * i) % VOCAB_SIZE);
+        batch.push(&ids.map(|id| id as u32).collect::<Vec<_>>(), PREFIX_LEN);
+    }
+    batch
+}
+
+/// What each sequence of [`alike`] ends with after causal attention.
+fn run_shared<B: Backend>(b: &B, batch: &B::Batch, shape: Shape) -> Result<Values, DeviceError> {
+    let (head_dim, max_tokens) = (HEADS[0].0, 2 * shape.num_tokens);
+    let max_length = PREFIX_LEN + LENS.into_iter().max().unwrap_or(1);
+    let kind = AttentionKind { window: Window::CAUSAL, ..AttentionKind::full(Queries::All, 1) };
+    let width = kind.num_heads * head_dim;
+    let rows = |width| b.rows(max_tokens, width);
+    let (mut qkv, mut out, mut last) = (rows(3 * width)?, rows(width)?, rows(width)?);
+    let init = CausalInit { kind, head_dim, max_tokens, max_length };
+    let mut scratch = b.causal_scratch(&init)?;
+    b.embed(batch, &embeddings(b, 3 * width)?, &mut qkv);
+    b.attention(&qkv, batch, &kind, &mut scratch, &mut out);
+    b.pool(&out, batch, Pooling::Last, &mut last);
+    let mut values = vec![0.0; shape.num_sequences * width];
+    b.read(&last, &mut values)?;
+    Ok(Values { operation: "attention after a shared prefix".to_owned(), values })
 }
 
 /// Vectors for distances.

@@ -13,8 +13,8 @@ use super::prompt;
 use super::scorer::{Family, Limits};
 use crate::engine::table::Table;
 use crate::engine::{
-    AttentionKind, Backend, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM, Pooling,
-    Queries, ROPE_HEAD_DIM, Window, query_scale,
+    AttentionKind, Backend, CausalInit, EmbeddingsInit, Epilogue, Gate, LinearInit, MAX_HEAD_DIM,
+    Pooling, Queries, ROPE_HEAD_DIM, Window, query_scale,
 };
 use crate::error::{DeviceError, ModelError};
 
@@ -282,10 +282,7 @@ impl<B: Backend> Family<B> for Decoder<B> {
         let heads = self.sizes.num_heads * head_dim;
         let rows = |width| backend.rows(max_tokens, width);
         let kind = self.sizes.kind(0);
-        let scratch = match kind.softcap {
-            None => backend.scratch(max_length, head_dim)?,
-            Some(_) => backend.capped_scratch(max_length, head_dim)?,
-        };
+        let init = CausalInit { kind, head_dim, max_tokens, max_length };
         Ok(Lane {
             hidden: rows(hidden)?,
             normed: rows(hidden)?,
@@ -297,7 +294,7 @@ impl<B: Backend> Family<B> for Decoder<B> {
             last_hidden: rows(hidden)?,
             last_context: rows(heads)?,
             logits: backend.logits(max_tokens, self.num_labels)?,
-            scratch,
+            scratch: backend.causal_scratch(&init)?,
         })
     }
 

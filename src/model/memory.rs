@@ -6,7 +6,7 @@ use super::config::Config;
 use super::loader::check_is_whole;
 use super::source::ModelFiles;
 use super::weights::Weights;
-use super::{known, late};
+use super::{families, known, late};
 use crate::engine::Dtype;
 use crate::engine::groups::GROUP_TOKENS;
 use crate::error::ModelError;
@@ -15,6 +15,8 @@ use crate::error::ModelError;
 /// intermediate one, in the family that holds the most (decoders with grouped heads).
 const HIDDEN_ROWS: u64 = 12;
 const INTERMEDIATE_ROWS: u64 = 3;
+/// Of the hidden size, that a GPU holds beside those for decoders: rows gathered where sequences share some.
+const GATHERED_ROWS: u64 = 6;
 
 /// A tokenizer's tables over its JSON: the vocabulary is held as strings, by text and by id.
 const TOKENIZER_FACTOR: u64 = 8;
@@ -51,7 +53,9 @@ impl Need {
     /// A file that is missing or broken.
     pub fn of(files: &ModelFiles, run: Run) -> Result<Self, ModelError> {
         check_is_whole(files)?;
-        let fields = Config::read(files)?.fields;
+        let config = Config::read(files)?;
+        let is_causal = families::find(&config).is_ok_and(|entry| entry.is_prompted);
+        let fields = config.fields;
         let size = |names: &[&str]| {
             let found = names.iter().find_map(|name| fields.get(name)?.as_u64());
             found.unwrap_or(0)
@@ -61,7 +65,9 @@ impl Need {
         let made_for = known::find(files.name()).map_or(usize::MAX, |known| known.max_length);
         let max_length =
             size(&["max_position_embeddings"]).min(made_for.min(run.max_length) as u64);
-        let row = HIDDEN_ROWS * hidden + INTERMEDIATE_ROWS * intermediate;
+        let gathers = is_causal && run.dtype == Dtype::F16;
+        let hidden_rows = HIDDEN_ROWS + if gathers { GATHERED_ROWS } else { 0 };
+        let row = hidden_rows * hidden + INTERMEDIATE_ROWS * intermediate;
         let batch_tokens = run.max_batch_tokens as u64;
         let (bytes, tokens) = match run.dtype {
             // A GPU holds a batch whole; a thread a group of it, or the longest sequence.
@@ -138,6 +144,7 @@ pub fn mib(bytes: u64) -> String {
 mod tests {
     use super::super::source::{HubOptions, Source};
     use super::*;
+    use std::path::Path;
 
     const RUN: Run = Run {
         dtype: Dtype::F32,
@@ -171,6 +178,14 @@ mod tests {
         let late = need_of(Run { late_interaction: true, ..RUN });
         assert_eq!((plain.matrix_bytes, late.bytes() - plain.bytes()), (0, 5 << 20));
         assert!(late.to_string().ends_with(" + document vectors 5.0 MiB"), "{late}");
+    }
+
+    #[test]
+    fn a_gpu_holds_gathered_rows_for_a_decoder() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-qwen3-reranker");
+        let files = ModelFiles::open_folder(Path::new(folder)).unwrap();
+        let need = Need::of(&files, Run { dtype: Dtype::F16, ..RUN }).unwrap();
+        assert_eq!(need.activation_bytes, 2048 * (18 * 64 + 3 * 96) * 2);
     }
 
     #[test]

@@ -8,4 +8,5 @@ mod fixtures;
 mod late;
 mod models;
 mod operations;
+mod sharing;
 mod support;

@@ -12,6 +12,7 @@ use rerankd::rerank::{Prepared, prepare};
 use serde_json::Value;
 
 use crate::fixtures::tiny_model;
+use crate::sharing;
 use crate::support::*;
 
 /// Of the tiny model: three layers of f16 roundings, whose sum moves a logit by a part in a thousand.
@@ -196,6 +197,10 @@ fn every_family_with_its_own_kernels_gives_the_reference_logits_alone_and_among_
             let mut alone = packed(&[], 1, 0);
             alone.push_sequence(&together, i);
             assert_eq!(score(&mut *gpu, &alone), expected, "{name}: sequence {i}");
+        }
+        if name == "tiny-gemma2" {
+            // Capped scores, and windows shorter than the prefix.
+            sharing::check(name, &mut *gpu);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The probe, and single operations.
 
 use rerankd::engine::cuda::Cuda;
-use rerankd::engine::selfcheck::{check, compare};
+use rerankd::engine::selfcheck::{Comparison, check, compare};
 
 use crate::emulator;
 
@@ -23,5 +23,7 @@ fn every_operation_gives_what_the_cpu_gives() {
         comparisons.len() > 46,
         "four head sizes, a dozen operations each, six attentions more"
     );
+    let shares = |comparison: &Comparison| comparison.operation.contains("shared prefix");
+    assert!(comparisons.iter().any(shares), "an attention whose sequences share rows");
     check(&cuda).unwrap();
 }

@@ -3,12 +3,13 @@
 //! A captured graph knows sizes and addresses, so batches are rounded up to a few sizes. What a batch leaves of
 //! its bucket is filled with token 0 of no sequence, empty sequences, and work items that end their block.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
 
 use cudarc::driver::{CudaSlice, CudaView};
 
-use super::ATTENTION_QUERIES;
+use super::{ATTENTION_QUERIES, Sharing};
 use crate::engine::Queries;
 use crate::engine::packed::Packed;
 
@@ -24,15 +25,30 @@ const LEAST_TOKENS: usize = 64;
 pub struct Bucket {
     pub num_tokens: usize,
     pub num_sequences: usize,
+    /// Rows that all but attention computes: fewer than tokens where sequences share some.
+    pub num_rows: usize,
 }
 
 impl Bucket {
     /// The smallest bucket that holds so much. Tokens come in four sizes to an octave, so that at most a
     /// fifth of the rows is padding; sequences, which only the last layer's few rows follow, in octaves.
     pub fn of(num_tokens: usize, num_sequences: usize) -> Self {
-        let octave = num_tokens.max(1).next_power_of_two();
-        let num_tokens = num_tokens.next_multiple_of((octave / 8).max(LEAST_TOKENS));
-        Self { num_tokens, num_sequences: num_sequences.next_power_of_two().min(num_tokens) }
+        let num_tokens = size_of_bucket(num_tokens);
+        let num_sequences = num_sequences.next_power_of_two().min(num_tokens);
+        Self { num_tokens, num_sequences, num_rows: num_tokens }
+    }
+
+    /// The smallest bucket that holds a batch.
+    pub(crate) fn of_batch(batch: &Packed, sharing: Option<&Sharing>) -> Self {
+        let bucket = Self::of(batch.num_tokens(), batch.num_sequences());
+        let num_rows =
+            sharing.map_or(bucket.num_rows, |sharing| size_of_bucket(sharing.num_rows()));
+        Self { num_rows, ..bucket }
+    }
+
+    /// Whether attention has rows gathered for it.
+    pub(super) fn shares(self) -> bool {
+        self.num_rows < self.num_tokens
     }
 
     /// Tokens of every bucket, up to that of `max_tokens`.
@@ -49,6 +65,8 @@ impl Bucket {
 
     /// Where the arrays lie, in words.
     fn layout(self) -> Layout {
+        let (num_shared, num_sharing) =
+            if self.shares() { (self.num_rows, self.num_tokens) } else { (0, 0) };
         let mut end = 0;
         let mut array = |len: usize| {
             let begin = end;
@@ -56,9 +74,11 @@ impl Bucket {
             begin..begin + len
         };
         Layout {
-            input_ids: array(self.num_tokens),
-            token_type_ids: array(self.num_tokens),
-            position_ids: array(self.num_tokens),
+            input_ids: array(self.num_rows),
+            token_type_ids: array(self.num_rows),
+            position_ids: array(self.num_rows),
+            row_of_token: array(num_sharing),
+            token_of_row: array(num_shared),
             cu_seqlens: array(self.num_sequences + 1),
             items: array(2 * self.num_items()),
             first_items: array(2 * self.num_sequences),
@@ -71,6 +91,17 @@ impl Bucket {
     pub(super) fn num_words(self) -> usize {
         self.layout().key_lens.end
     }
+
+    /// The same of this bucket or any below it: what says which rows are shared takes more than they save.
+    pub(super) fn most_words(self) -> usize {
+        self.num_words() + 2 * self.num_tokens
+    }
+}
+
+/// Rows of the bucket for so many.
+fn size_of_bucket(num_rows: usize) -> usize {
+    let octave = num_rows.max(1).next_power_of_two();
+    num_rows.next_multiple_of((octave / 8).max(LEAST_TOKENS))
 }
 
 #[derive(Debug)]
@@ -78,6 +109,8 @@ struct Layout {
     input_ids: Range<usize>,
     token_type_ids: Range<usize>,
     position_ids: Range<usize>,
+    row_of_token: Range<usize>,
+    token_of_row: Range<usize>,
     cu_seqlens: Range<usize>,
     items: Range<usize>,
     first_items: Range<usize>,
@@ -109,6 +142,16 @@ impl Batch {
         self.array(|layout| layout.position_ids)
     }
 
+    /// Of each token, the row that has it, where sequences share rows; else empty.
+    pub(super) fn row_of_token(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.row_of_token)
+    }
+
+    /// Of each row, a token that has it, where sequences share rows; else empty.
+    pub(super) fn token_of_row(&self) -> CudaView<'_, u32> {
+        self.array(|layout| layout.token_of_row)
+    }
+
     pub(super) fn cu_seqlens(&self) -> CudaView<'_, u32> {
         self.array(|layout| layout.cu_seqlens)
     }
@@ -135,21 +178,33 @@ impl Batch {
 /// Writes a batch into `words` as its bucket lays it out, and returns the bucket.
 ///
 /// # Panics
-/// If `words` is shorter than the bucket.
-pub(super) fn lay_out(batch: &Packed, words: &mut [u32]) -> Bucket {
-    let bucket = Bucket::of(batch.num_tokens(), batch.num_sequences());
+/// If `words` is shorter than the bucket, or the sharing another batch's.
+pub(super) fn lay_out(batch: &Packed, sharing: Option<&Sharing>, words: &mut [u32]) -> Bucket {
+    let bucket = Bucket::of_batch(batch, sharing);
     let layout = bucket.layout();
-    fill(&mut words[layout.input_ids], &batch.input_ids, 0);
-    fill(&mut words[layout.token_type_ids], &batch.token_type_ids, 0);
-    fill(&mut words[layout.position_ids], &batch.position_ids, 0);
+    let of_rows = |of_tokens| match sharing {
+        None => Cow::Borrowed(of_tokens),
+        Some(sharing) => Cow::Owned(sharing.rows_of(of_tokens)),
+    };
+    fill(&mut words[layout.input_ids], &of_rows(&batch.input_ids), 0);
+    fill(&mut words[layout.token_type_ids], &of_rows(&batch.token_type_ids), 0);
+    fill(&mut words[layout.position_ids], &of_rows(&batch.position_ids), 0);
+    if let Some(sharing) = sharing {
+        assert_eq!(sharing.row_of_token.len(), batch.num_tokens(), "a row for each token");
+        fill(&mut words[layout.row_of_token], &sharing.row_of_token, 0);
+        fill(&mut words[layout.token_of_row], &sharing.token_of_row, 0);
+    }
     fill(&mut words[layout.cu_seqlens], &batch.cu_seqlens, batch.num_tokens() as u32);
     fill_items(&mut words[layout.items], items(batch));
     fill_items(
         &mut words[layout.first_items],
         (0..batch.num_sequences()).map(|sequence| [sequence as u32, 0]),
     );
-    let ends = batch.cu_seqlens[1..].iter().map(|end| end - 1);
-    let ends = ends.chain(std::iter::repeat(batch.num_tokens() as u32));
+    let row_of = |token: u32| sharing.map_or(token, |s| s.row_of_token[token as usize]);
+    let num_rows = sharing.map_or(batch.num_tokens(), Sharing::num_rows);
+    // Each sequence has its last row by itself, so that they ascend.
+    let ends = batch.cu_seqlens[1..].iter().map(|end| row_of(end - 1));
+    let ends = ends.chain(std::iter::repeat(num_rows as u32));
     words[layout.last_rows].iter_mut().zip(ends).for_each(|(to, end)| *to = end);
     fill(&mut words[layout.key_lens], &batch.key_lens, 0);
     bucket
@@ -206,7 +261,7 @@ mod tests {
         fn every_block_of_queries_is_one_work_item(lens in prop::collection::vec(1usize..600, 1..90)) {
             let batch = packed(&lens);
             let mut words = vec![0xABAD_1DEA; 1 << 17];
-            let bucket = lay_out(&batch, &mut words);
+            let bucket = lay_out(&batch, None, &mut words);
             let mut items: Vec<_> = words[bucket.layout().items]
                 .chunks(2)
                 .map(|item| (item[0], item[1]))

@@ -11,8 +11,8 @@ use super::slot::Source;
 use super::{Bucket, Cuda};
 use crate::error::DeviceError;
 
-/// A model's buckets are a few dozen, twice over for the two slots. Past this many, the one used longest ago
-/// goes: a client that sends every length once must not fill the device with graphs.
+/// A model's buckets are a few dozen, twice over for the two slots, and more where sequences share rows. Past this
+/// many, the one used longest ago goes: a client that sends every length once must not fill the device with graphs.
 const MAX_GRAPHS: usize = 128;
 
 /// What was captured, by slot and bucket: a graph knows the addresses of its slot's arrays.

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaContext, CudaFunction};
 use cudarc::nvrtc::Ptx;
 
 use super::error::fault;
+use crate::engine::AttentionKind;
 use crate::error::DeviceError;
 
 /// Dynamic shared memory that a kernel may ask for without opting in.
@@ -143,6 +144,10 @@ impl Attention {
 }
 
 impl Scores {
+    pub(super) fn of(kind: &AttentionKind) -> Self {
+        if kind.softcap.is_some() { Self::Capped } else { Self::Products }
+    }
+
     fn refusal(self, head_dim: usize) -> String {
         let (what, supported) = match self {
             Self::Products => ("", "32, 64, 96, 128, 256"),

@@ -2,7 +2,8 @@
 //!
 //! The callers in the parent module compared widths and row counts; the sizes of the buffers follow from them.
 
-use cudarc::driver::{LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaSlice, CudaView, LaunchConfig, PushKernelArg};
+use half::f16;
 
 use super::buffers::{Elements, Embeddings, Linear, Norm, Rope, Rows, VECTOR};
 use super::kernels::{Attention, GemmTile, GemmTiles};
@@ -27,6 +28,25 @@ pub(super) fn config(grid: (usize, usize), threads: u32, shared_mem_bytes: u32) 
         grid_dim: (grid.0 as u32, grid.1 as u32, 1),
         block_dim: (threads, 1, 1),
         shared_mem_bytes,
+    }
+}
+
+/// Rows of a table, by their numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Gather<'a> {
+    what: &'static str,
+    ids: &'a CudaView<'a, u32>,
+    table: &'a CudaSlice<f16>,
+    width: usize,
+}
+
+impl<'a> Gather<'a> {
+    pub(super) fn words(table: &'a Embeddings, ids: &'a CudaView<'a, u32>) -> Self {
+        Self { what: "embed", ids, table: &table.words, width: table.hidden_size }
+    }
+
+    pub(super) fn rows(rows: &'a Rows, ids: &'a CudaView<'a, u32>) -> Self {
+        Self { what: "gather", ids, table: rows.halves(), width: rows.width }
     }
 }
 
@@ -62,16 +82,21 @@ impl Cuda {
         self.enqueued("embed_norm", unsafe { launch.launch(config) });
     }
 
-    pub(super) fn launch_embed(&self, batch: &Batch, table: &Embeddings, out: &mut Rows) {
+    /// `out[i] = table[ids[i]]`.
+    ///
+    /// # Panics
+    /// If there are fewer ids than rows of `out`, or their widths differ.
+    pub(super) fn launch_gather(&self, gather: Gather<'_>, out: &mut Rows) {
+        let Gather { what, ids, table, width } = gather;
+        assert!(ids.len() >= out.num_rows && out.width == width, "rows to gather");
         let vectors = out.num_rows * out.width / VECTOR;
         let config = config((vectors.div_ceil(STRIDING_THREADS), 1), STRIDING_THREADS as u32, 0);
-        let ids = batch.input_ids();
-        let [rows, width] = [out.num_rows, out.width].map(|size| size as i32);
+        let [rows, width] = [out.num_rows, width].map(|size| size as i32);
         let mut launch = self.stream.launch_builder(&self.kernels.embed);
-        launch.arg(&ids).arg(&table.words).arg(&rows).arg(&width).arg(out.halves_mut());
-        // SAFETY: rows are the tokens of the bucket; ids were checked against the table when the batch was
-        // taken, and padding is id 0.
-        self.enqueued("embed", unsafe { launch.launch(config) });
+        launch.arg(ids).arg(table).arg(&rows).arg(&width).arg(out.halves_mut());
+        // SAFETY: there is an id for each row. Ids of words were checked against the table when the batch was
+        // taken, those of rows name rows of the bucket, and padding is id 0.
+        self.enqueued(what, unsafe { launch.launch(config) });
     }
 
     pub(super) fn launch_gemm(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {

@@ -13,6 +13,7 @@ mod launch;
 mod max_sim;
 pub mod probe;
 mod relative;
+mod sharing;
 mod slot;
 mod timing;
 
@@ -28,20 +29,23 @@ use half::f16;
 
 use super::packed::Packed;
 use super::{
-    AttentionKind, Backend, EmbeddingsInit, Epilogue, FirstInit, Gate, LinearInit, MAX_HEAD_DIM,
-    NormInit, NormKind, Pooling, Queries, RelativeInit, RopeInit,
+    AttentionKind, Backend, CausalInit, EmbeddingsInit, Epilogue, FirstInit, Gate, LinearInit,
+    MAX_HEAD_DIM, NormInit, NormKind, Pooling, Queries, RelativeInit, RopeInit,
 };
 use crate::error::DeviceError;
 use cublaslt::CublasLt;
 use error::fault;
 use kernels::{Attention, Kernels, Scores};
+use launch::Gather;
+use sharing::Gathered;
 
 pub use batch::{Batch, Bucket};
 pub use buffers::{Embeddings, Linear, Norm, Rope, Rows};
 pub use graphs::Graphs;
 pub use max_sim::Comparer;
 pub use relative::Relative;
-pub use slot::Slot;
+pub use sharing::Sharing;
+pub use slot::{Slot, Work};
 pub use timing::Timing;
 
 use buffers::Elements;
@@ -101,10 +105,10 @@ impl Cuda {
     ///
     /// # Errors
     /// No memory on the device.
-    pub fn batch(&self, batch: &Packed) -> Result<Batch, DeviceError> {
-        let bucket = Bucket::of(batch.num_tokens(), batch.num_sequences());
+    pub fn batch(&self, batch: &Packed, sharing: Option<&Sharing>) -> Result<Batch, DeviceError> {
+        let bucket = Bucket::of_batch(batch, sharing);
         let mut words = vec![0; bucket.num_words()];
-        batch::lay_out(batch, &mut words);
+        batch::lay_out(batch, sharing, &mut words);
         Ok(Batch { words: self.upload("a batch", &words)?, bucket })
     }
 
@@ -152,7 +156,8 @@ impl Cuda {
     }
 
     fn attention_of(&self, scores: Scores, head_dim: usize) -> Result<Scratch, DeviceError> {
-        Ok(Scratch { attention: Attention::load(&self.context, scores, head_dim)? })
+        let attention = Attention::load(&self.context, scores, head_dim)?;
+        Ok(Scratch { attention, gathered: None })
     }
 
     fn upload<T, S>(&self, what: &str, values: &S) -> Result<CudaSlice<T>, DeviceError>
@@ -265,20 +270,23 @@ impl Backend for Cuda {
         self.attention_of(Scores::Products, head_dim)
     }
 
-    fn capped_scratch(&self, _max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {
-        self.attention_of(Scores::Capped, head_dim)
+    fn causal_scratch(&self, init: &CausalInit) -> Result<Scratch, DeviceError> {
+        let CausalInit { kind, head_dim, max_tokens, .. } = *init;
+        let qkv = self.rows(max_tokens, kind.num_row_heads() * head_dim)?;
+        let context = self.rows(max_tokens, kind.num_heads * head_dim)?;
+        let gathered = Some(Gathered::new(qkv, context));
+        Ok(Scratch { gathered, ..self.attention_of(Scores::of(&kind), head_dim)? })
     }
 
     fn embed_norm(&self, batch: &Batch, table: &Embeddings, norm: &Norm, out: &mut Rows) {
         assert!(norm.width == table.hidden_size && out.width == norm.width, "widths to norm");
-        out.set_rows(batch.bucket.num_tokens);
+        out.set_rows(batch.bucket.num_rows);
         self.launch_embed_norm(batch, table, norm, out);
     }
 
     fn embed(&self, batch: &Batch, table: &Embeddings, out: &mut Rows) {
-        assert_eq!(out.width, table.hidden_size, "columns to write");
-        out.set_rows(batch.bucket.num_tokens);
-        self.launch_embed(batch, table, out);
+        out.set_rows(batch.bucket.num_rows);
+        self.launch_gather(Gather::words(table, &batch.input_ids()), out);
     }
 
     fn linear(&self, x: &Rows, w: &Linear, epilogue: Epilogue, out: &mut Rows) {
@@ -313,7 +321,7 @@ impl Backend for Cuda {
 
     fn rotate(&self, qkv: &mut Rows, batch: &Batch, rope: &Rope, kind: &AttentionKind) {
         assert_eq!(qkv.width, kind.num_row_heads() * 2 * rope.half, "columns of all heads");
-        assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        assert_eq!(qkv.num_rows, batch.bucket.num_rows, "rows of the batch");
         self.launch_rope(qkv, batch, rope, kind);
     }
 
@@ -331,9 +339,8 @@ impl Backend for Cuda {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        let scores = if kind.softcap.is_some() { Scores::Capped } else { Scores::Products };
-        scratch.check(scores, qkv, batch, kind, out);
-        self.launch_attention(&scratch.attention, qkv, batch, kind, out);
+        scratch.check(Scores::of(kind), qkv, batch, kind, out);
+        self.attend(qkv, batch, kind, scratch, out);
     }
 
     fn relative_attention(
@@ -347,6 +354,7 @@ impl Backend for Cuda {
     ) {
         scratch.check(Scores::Relative, qkv, batch, kind, out);
         relative.check(scratch.attention.head_dim, kind);
+        assert!(!batch.bucket.shares(), "every token sees every other");
         self.launch_relative_attention(&scratch.attention, relative, qkv, batch, kind, out);
     }
 
@@ -386,7 +394,9 @@ impl Backend for Cuda {
 
     fn pool(&self, hidden: &Rows, batch: &Batch, pooling: Pooling, out: &mut Rows) {
         assert_eq!(hidden.width, out.width, "columns to pool");
-        assert_eq!(hidden.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        assert_eq!(hidden.num_rows, batch.bucket.num_rows, "rows of the batch");
+        let of_last = matches!(pooling, Pooling::Last);
+        assert!(of_last || !batch.bucket.shares(), "rows of a sequence one after another");
         out.set_rows(batch.bucket.num_sequences);
         self.launch_pool(hidden, batch, pooling, out);
     }
@@ -416,10 +426,11 @@ impl Backend for Cuda {
     }
 }
 
-/// The attention kernel of a head size; it needs no memory of its own.
+/// The attention kernel of a head size, and memory where sequences may share rows.
 #[derive(Debug)]
 pub struct Scratch {
     attention: Attention,
+    gathered: Option<Gathered>,
 }
 
 impl Scratch {
@@ -437,7 +448,7 @@ impl Scratch {
         assert_eq!(qkv.width, kind.num_row_heads() * head_dim, "query, key and value side by side");
         assert_eq!(out.width, kind.num_heads * head_dim, "columns of all heads");
         assert!(kind.num_heads.is_multiple_of(kind.num_kv_heads), "whole groups of heads");
-        assert_eq!(qkv.num_rows, batch.bucket.num_tokens, "rows of the batch");
+        assert_eq!(qkv.num_rows, batch.bucket.num_rows, "rows of the batch");
         out.set_rows(match kind.queries {
             Queries::All => qkv.num_rows,
             Queries::First => batch.bucket.num_sequences,

@@ -11,7 +11,7 @@ use half::f16;
 
 use super::buffers::{Elements, Rows};
 use super::error::fault;
-use super::{Batch, Bucket, Cuda, Graphs, POLL, batch};
+use super::{Batch, Bucket, Cuda, Graphs, POLL, Sharing, batch};
 use crate::clock;
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
@@ -23,12 +23,21 @@ pub(super) struct Source {
     is_f16: bool,
 }
 
+/// A batch, and what comes of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Work<'a> {
+    pub batch: &'a Packed,
+    pub sharing: Option<&'a Sharing>,
+    /// Rows of the result.
+    pub num_rows: usize,
+}
+
 /// The memory of one batch on its way.
 #[derive(Debug)]
 pub struct Slot {
     index: usize,
     width: usize,
-    /// `[Bucket::num_words()]` of the largest bucket.
+    /// `[Bucket::most_words()]` of the largest bucket.
     host: PinnedHostSlice<u32>,
     device: Batch,
     /// `[max_tokens * width]` floats, or half as many bytes of halves: a sequence has a token at least.
@@ -51,7 +60,7 @@ impl Slot {
     ) -> Result<Self, DeviceError> {
         let largest = Bucket::of(max_tokens, max_tokens);
         let event = || cuda.context.new_event(None).map_err(fault("making an event"));
-        let words = largest.num_words();
+        let words = largest.most_words();
         // SAFETY: u32 and f32 have no invalid bits, and `begin` writes before the device reads.
         let host = unsafe { cuda.context.alloc_pinned_with_flags(words, CU_MEMHOSTALLOC_PORTABLE) };
         // SAFETY: as above; the device writes before `finish` reads.
@@ -74,8 +83,8 @@ impl Slot {
         Ok(slot)
     }
 
-    /// Copies `batch`, which comes to `num_rows` rows, in and enqueues its forward pass and the way back. `forward` is called where no graph
-    /// of this size was captured yet.
+    /// Copies a batch in and enqueues its forward pass and the way back. `forward` is called where no graph of
+    /// this size was captured yet.
     ///
     /// The batch before last must have been finished: its slot is this one.
     ///
@@ -85,11 +94,11 @@ impl Slot {
         &mut self,
         cuda: &Cuda,
         graphs: &mut Graphs,
-        (batch, num_rows): (&Packed, usize),
+        work: Work<'_>,
         forward: impl FnOnce(&Batch) -> &'a Rows,
     ) -> Result<(), DeviceError> {
         let words = self.host.as_mut_slice().map_err(fault("reaching pinned memory"))?;
-        let bucket = batch::lay_out(batch, words);
+        let bucket = batch::lay_out(work.batch, work.sharing, words);
         self.device.bucket = bucket;
         self.copy_in(cuda, bucket.num_words())?;
         cuda.stream.wait(&self.copied).map_err(fault("ordering the streams"))?;
@@ -100,7 +109,7 @@ impl Slot {
             Source::of(cuda, rows)
         })?;
         self.results_are_f16 = source.is_f16;
-        self.copy_out(cuda, source, num_rows)?;
+        self.copy_out(cuda, source, work.num_rows)?;
         self.done.record(&cuda.stream).map_err(fault("marking the end of a batch"))
     }
 

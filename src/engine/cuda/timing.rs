@@ -110,7 +110,7 @@ impl Cuda {
         const LEN: usize = 128;
         let mut packed = Packed::with_capacity(num_tokens, num_tokens / LEN);
         (0..num_tokens / LEN).for_each(|_| packed.push(&[0; LEN], LEN));
-        let batch: Batch = self.batch(&packed)?;
+        let batch: Batch = self.batch(&packed, None)?;
         let width = num_heads * head_dim;
         let qkv = self.filled(batch.bucket.num_tokens, 3 * width)?;
         let mut out = self.filled(batch.bucket.num_tokens, width)?;

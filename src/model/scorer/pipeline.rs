@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Family, Grain, Scorer, check_room};
 use crate::clock;
-use crate::engine::cuda::{Bucket, Cuda, Graphs, Slot};
+use crate::engine::cuda::{Bucket, Cuda, Graphs, Sharing, Slot, Work};
 use crate::engine::packed::Packed;
 use crate::error::DeviceError;
 
@@ -78,13 +78,19 @@ impl<F: Family<Cuda>> Pipeline<F> {
             return Err(DeviceError::new(message));
         }
         let index = self.next_slot;
+        let sharing = self.sharing(batch);
         let (family, cuda, activations) = (&self.family, &self.cuda, &mut self.activations);
         let num_rows = family.grain().num_rows(batch);
-        self.slots[index].begin(cuda, &mut self.graphs, (batch, num_rows), |device_batch| {
+        let work = Work { batch, sharing: sharing.as_ref(), num_rows };
+        self.slots[index].begin(cuda, &mut self.graphs, work, |device_batch| {
             family.forward(cuda, activations, device_batch)
         })?;
         self.next_slot = (index + 1) % NUM_SLOTS;
         Ok(index)
+    }
+
+    fn sharing(&self, batch: &Packed) -> Option<Sharing> {
+        if self.family.limits().is_causal { Sharing::of(batch) } else { None }
     }
 }
 
@@ -151,7 +157,8 @@ impl<F: Family<Cuda>> Scorer for Pipeline<F> {
     }
 
     fn padding_tokens(&self, batch: &Packed) -> usize {
-        let bucket = Bucket::of(batch.num_tokens(), batch.num_sequences());
-        bucket.num_tokens - batch.num_tokens()
+        let sharing = self.sharing(batch);
+        let bucket = Bucket::of_batch(batch, sharing.as_ref());
+        bucket.num_rows - sharing.map_or(batch.num_tokens(), |sharing| sharing.num_rows())
     }
 }

@@ -3,14 +3,11 @@
 use super::{Family, Grain, Limits, Scorer, Spare, check_room};
 use crate::engine::Backend;
 use crate::engine::groups::Groups;
-use crate::engine::packed::Packed;
+use crate::engine::packed::{LEAST_PREFIX, Packed};
 use crate::engine::pool::Pool;
 use crate::error::DeviceError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Of a shorter one the rows saved are not worth a sequence of their own in attention.
-const LEAST_TRUNK: usize = 16;
 
 /// A model on the threads of a CPU.
 #[derive(Debug)]
@@ -141,7 +138,7 @@ impl<L> Lane<L> {
         self.group.clear();
         if family.limits().is_causal {
             let trunk_len = batch.common_prefix(members);
-            if trunk_len >= LEAST_TRUNK && members.len() > 1 {
+            if trunk_len >= LEAST_PREFIX && members.len() > 1 {
                 self.group.begin_with_trunk(batch, members[0] as usize, trunk_len);
             }
         }
