@@ -13,7 +13,7 @@ use rerankd::engine::{
     AttentionKind, Backend, Dtype, EmbeddingsInit, Epilogue, LinearInit, MaxSim, NormInit,
     NormKind, Queries,
 };
-use rerankd::score::Format;
+use rerankd::matrix_format::Format;
 
 const ROWS: usize = 128;
 const HIDDEN: usize = 384;
@@ -87,8 +87,8 @@ fn measure(isa: Isa, dtype: Dtype) {
     late_interaction(&cpu, runs / 10 + 1, peak);
 }
 
-/// A query of 32 vectors and 1,000 documents of 180, all of 128 numbers: one after another in memory, larger than the
-/// caches; a group of ten over and over; and from the bytes that a store keeps.
+/// A query of 32 vectors and 1,000 documents of 180, all of 128 numbers, from the bytes that a store keeps: ten documents
+/// over and over, and all one after another in memory, larger than the caches.
 fn late_interaction(cpu: &Cpu, runs: usize, peak: f64) {
     const DIM: usize = 128;
     const QUERY: usize = 32;
@@ -101,42 +101,25 @@ fn late_interaction(cpu: &Cpu, runs: usize, peak: f64) {
     let values = |seed: usize, num: usize| -> Vec<f32> {
         (0..num * DIM).map(|i| ((i * 31 + seed * 7 + i / DIM) % 23) as f32 * 0.01 - 0.1).collect()
     };
-    let query_vectors = values(1, QUERY);
-    let query = cpu.query(&query_vectors, DIM);
-    let documents = |num: usize| {
-        let mut documents = cpu.documents(DIM, num * DOCUMENT);
-        (0..num)
-            .for_each(|i| cpu.add_document(&mut documents, |to| to.extend(values(i, DOCUMENT))));
-        documents
-    };
+    let query = values(1, QUERY);
     let flops = (2 * num_documents * DOCUMENT * QUERY * DIM) as f64;
     let numbers = peak_with_numbers(cpu.isa(), cpu.dtype());
-    let report = |name: &str, work: &mut dyn FnMut()| {
-        let time = best_cpu_time(runs, work);
+    let report = |name: &str, format: Format, documents: &[&[u8]]| {
+        let time = best_cpu_time(runs, || {
+            std::hint::black_box(cpu.max_sim(&query, DIM, format, documents).expect("sums"));
+        });
         let (speed, ms) = (gflops(flops, time), time.as_secs_f64() * 1e3);
         let of_numbers = numbers.map(|peak| format!(", {:.1}% with numbers", 100.0 * speed / peak));
         let (share, of_numbers) = (100.0 * speed / peak, of_numbers.unwrap_or_default());
-        println!("  {name:28} {speed:7.1} GFLOP/s  {share:5.1}% of peak{of_numbers}, {ms:.2} ms");
+        let name = format!("late interaction, {name} {}", format.name());
+        println!("  {name:30} {speed:7.1} GFLOP/s  {share:5.1}% of peak{of_numbers}, {ms:.2} ms");
     };
-    let near = documents(GROUP);
-    report("late interaction, cache", &mut || {
-        for _ in 0..num_documents / GROUP {
-            std::hint::black_box(cpu.best_of(&query, &near));
-        }
-    });
-    let far = documents(num_documents);
-    report("late interaction, memory", &mut || {
-        std::hint::black_box(cpu.best_of(&query, &far));
-    });
     for format in [Format::F32, Format::F16, Format::Int8, Format::Bits2] {
         let kept = |i: usize| format.encode(&values(i, DOCUMENT), DIM);
         let kept: Vec<Vec<u8>> = (0..num_documents).map(kept).collect();
-        report(&format!("late interaction, from {}", format.name()), &mut || {
-            let read = &mut |i: usize, to: &mut Vec<f32>| assert!(format.decode(&kept[i], DIM, to));
-            std::hint::black_box(
-                cpu.max_sim(&query_vectors, DIM, num_documents, read).expect("sums"),
-            );
-        });
+        let near: Vec<&[u8]> = (0..num_documents).map(|i| &*kept[i % GROUP]).collect();
+        report("cache", format, &near);
+        report("memory", format, &kept.iter().map(Vec::as_slice).collect::<Vec<_>>());
     }
 }
 

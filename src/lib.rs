@@ -27,6 +27,7 @@ pub mod engine;
 pub mod error;
 pub mod health;
 pub mod http;
+pub mod matrix_format;
 pub mod metrics;
 pub mod model;
 pub mod request;

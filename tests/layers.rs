@@ -4,14 +4,15 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod max_sim;
 mod values;
 
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{
-    AttentionKind, Backend, Dtype, Epilogue, FirstInit, Gate, LinearInit, MaxSim, NormInit,
-    NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
+    AttentionKind, Backend, Dtype, Epilogue, FirstInit, Gate, LinearInit, NormInit, NormKind,
+    Pooling, Queries, RelativeInit, RopeInit, Window,
 };
 
 use values::values;
@@ -441,56 +442,5 @@ fn pooling_takes_the_last_row_of_each_sequence() {
     let (rows, got) = (read(&cpu, &hidden), read(&cpu, &out));
     for (i, last) in [2, 3, 8].into_iter().enumerate() {
         assert_eq!(got[i * 6..][..6], rows[last * 6..][..6], "sequence {i}");
-    }
-}
-
-/// The definition, in f64.
-fn max_sim(query: &[f32], document: &[f32], dim: usize) -> f64 {
-    let product = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
-    let best = |q: &[f32]| {
-        document.chunks_exact(dim).map(|d| product(q, d)).fold(f64::NEG_INFINITY, f64::max)
-    };
-    if document.is_empty() { 0.0 } else { query.chunks_exact(dim).map(best).sum() }
-}
-
-#[test]
-fn late_interaction_is_its_definition_on_every_instruction_set() {
-    // On both sides of the edges of tiles, panels, steps and groups; similarities may all be negative.
-    for (dim, num_queries) in [(8, 1), (24, 14), (96, 33), (128, 32), (130, 65)] {
-        let query = values(5, num_queries * dim);
-        let lens = [0, 1, 13, 14, 0, 15, 31, 32, 33, 1030, 180, 64];
-        let documents: Vec<Vec<f32>> =
-            lens.iter().map(|len| values(*len as u64 + 9, len * dim)).collect();
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            // What a narrow product sees.
-            let seen = |values: &[f32]| -> Vec<f32> {
-                let narrow = |x: &f32| half::bf16::from_f32(*x).to_f32();
-                if dtype == Dtype::F32 {
-                    values.to_vec()
-                } else {
-                    values.iter().map(narrow).collect()
-                }
-            };
-            for cpu in Isa::distinct(dtype).map(|isa| cpu(isa, dtype)) {
-                let is_exact = dtype == Dtype::Bf16 && cpu.compares_bf16();
-                let see = |values: &[f32]| if is_exact { seen(values) } else { values.to_vec() };
-                let read = &mut |i: usize, out: &mut Vec<f32>| out.extend(&documents[i]);
-                let got = cpu.max_sim(&query, dim, documents.len(), read).unwrap();
-                let expected: Vec<f32> = documents
-                    .iter()
-                    .map(|document| max_sim(&see(&query), &see(document), dim) as f32)
-                    .collect();
-                assert_close(&cpu, &got, &expected, 2e-6 * (dim * num_queries) as f32);
-                // Alone, each has the same bits.
-                for (document, got) in documents.iter().zip(&got) {
-                    let mut one = cpu.documents(dim, 0);
-                    cpu.add_document(&mut one, |out| out.extend(document));
-                    let alone = cpu.best_of(&cpu.query(&query, dim), &one);
-                    assert_eq!(alone, [*got], "{:?}", cpu.isa());
-                }
-            }
-        }
     }
 }

@@ -6,7 +6,8 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::{ConfigError, at_least};
-use crate::score::{Format, MatrixOptions};
+use crate::matrix_format::Format;
+use crate::score::MatrixOptions;
 
 /// What may be set of the store of document vectors.
 #[derive(Debug, Clone, Default, Deserialize, Args)]

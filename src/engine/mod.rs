@@ -14,6 +14,7 @@ pub mod table;
 use std::fmt::Debug;
 
 use crate::error::DeviceError;
+use crate::matrix_format::Format;
 use table::Table;
 
 /// What the large products of a model are computed in. Sums, norms and softmax are f32 in any case.
@@ -139,23 +140,32 @@ pub enum Pooling {
     Last,
 }
 
-/// Appends the vectors of document `i`, `[num_vectors, dim]`, to the buffer.
-pub type Read<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
-
 /// A device that compares the vectors of a query with those of documents.
 pub trait MaxSim: Debug + Send + Sync {
-    /// For each document the sum, over the vectors of `query` (`[num_vectors, dim]`), of the largest product with
-    /// one of the document's; zero for a document of none. What a document gets does not depend on the others.
+    /// For each document, its vectors of `dim` as `format` writes them down, the sum, over the vectors of `query`
+    /// (`[num_vectors, dim]`), of the largest product with one of the document's; zero for a document of none. What a
+    /// document gets does not depend on the others. The bytes may begin at any address.
     ///
     /// # Errors
-    /// The device failed.
+    /// See [`MaxSimError`].
     fn max_sim(
         &self,
         query: &[f32],
         dim: usize,
-        num_documents: usize,
-        read: &mut Read<'_>,
-    ) -> Result<Vec<f32>, DeviceError>;
+        format: Format,
+        documents: &[&[u8]],
+    ) -> Result<Vec<f32>, MaxSimError>;
+}
+
+/// Why documents were not compared.
+#[derive(Debug, thiserror::Error)]
+pub enum MaxSimError {
+    /// Bytes that no encoding gave: cut short, or standing for a number that is infinite or none. So are numbers so
+    /// large that a product is infinite.
+    #[error("a document matrix is not what was kept")]
+    NotKept,
+    #[error("{0}")]
+    Device(#[from] DeviceError),
 }
 
 /// `out = x * weight^T + bias`; the weight is `[n, k]` as checkpoints store it.

@@ -8,9 +8,10 @@ use super::packed::Packed;
 use super::table::Table;
 use super::{
     AttentionKind, Backend, CausalInit, Dtype, EmbeddingsInit, Epilogue, Gate, LinearInit, MaxSim,
-    NormInit, NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
+    MaxSimError, NormInit, NormKind, Pooling, Queries, RelativeInit, RopeInit, Window,
 };
 use crate::error::DeviceError;
+use crate::matrix_format::Format;
 
 /// Lengths on both sides of the tiles' edges, and a sequence of one token.
 const LENS: [usize; 5] = [1, 17, 64, 65, 5];
@@ -34,6 +35,8 @@ const CAP: f32 = 5.0;
 const NUM_BUCKETS: usize = 41;
 /// Widths of vectors: one of each kernel, and one that is padded.
 const VECTORS: [usize; 4] = [64, 72, 96, 128];
+/// What they are kept in: halves, which a device takes as they are, and what it has decoded for it.
+const MATRICES: [Format; 2] = [Format::F16, Format::Int8];
 /// A chain of three operations keeps f16 rows within three half units in the last place of the largest value;
 /// four times that.
 const TOLERANCE: f32 = 12.0 / 2048.0;
@@ -96,23 +99,28 @@ pub fn compare(cuda: &Cuda) -> Result<Vec<Comparison>, DeviceError> {
     let shape = Shape::of(&batch);
     comparisons
         .push(run_shared(&cpu, &batch, shape)?.against(&run_shared(cuda, &on_device, shape)?));
-    for dim in VECTORS {
+    for (dim, format) in VECTORS.into_iter().flat_map(|dim| MATRICES.map(|format| (dim, format))) {
         let Some(comparer) = cuda.comparer(dim)? else { continue };
-        comparisons.push(max_sim(&cpu, dim)?.against(&max_sim(&comparer, dim)?));
+        let expected = max_sim(&cpu, dim, format)?;
+        comparisons.push(expected.against(&max_sim(&comparer, dim, format)?));
     }
     Ok(comparisons)
 }
 
 /// The sums of documents of all lengths, and of one without vectors, with a query of 33 vectors.
-fn max_sim(device: &dyn MaxSim, dim: usize) -> Result<Values, DeviceError> {
+fn max_sim(device: &dyn MaxSim, dim: usize, format: Format) -> Result<Values, DeviceError> {
     let value = |i: usize| ((i * 37 + i / 5) % 29) as f32 / 29.0 - 0.5;
     let vectors = |begin: usize, num: usize| (begin..begin + num * dim).map(value);
     let query: Vec<f32> = vectors(3, 33).collect();
-    let mut read = |i: usize, out: &mut Vec<f32>| {
-        out.extend(vectors(i * 11, LENS.get(i).copied().unwrap_or(0)));
-    };
-    let values = device.max_sim(&query, dim, LENS.len() + 1, &mut read)?;
-    Ok(Values { operation: format!("max_sim of {dim}"), values })
+    let document =
+        |(i, len): (usize, usize)| format.encode(&vectors(i * 11, len).collect::<Vec<_>>(), dim);
+    let kept: Vec<Vec<u8>> = LENS.into_iter().chain([0]).enumerate().map(document).collect();
+    let kept: Vec<&[u8]> = kept.iter().map(Vec::as_slice).collect();
+    let values = device.max_sim(&query, dim, format, &kept).map_err(|error| match error {
+        MaxSimError::Device(fault) => fault,
+        MaxSimError::NotKept => DeviceError::new(error.to_string()),
+    })?;
+    Ok(Values { operation: format!("max_sim of {dim}, {}", format.name()), values })
 }
 
 /// Compares, and tells the first operation that differs.

@@ -13,7 +13,7 @@ use super::rows::Visit;
 use crate::admit::Permit;
 use crate::batch::Sequences;
 use crate::clock;
-use crate::engine::MaxSim;
+use crate::engine::{MaxSim, MaxSimError};
 use crate::error::Error;
 use crate::metrics::MatrixCounts;
 use crate::score::{Followed, Key, Matrices, Matrix, Scope};
@@ -259,16 +259,12 @@ impl Late {
             num_vectors[query] = vectors.len() / dim;
             let sequences: Vec<usize> =
                 items.iter().flat_map(|item| item.sequences.clone()).collect();
-            let mut is_whole = true;
-            let mut read = |i: usize, out: &mut Vec<f32>| {
-                let decode = |matrix: &Matrix| self.matrices.format().decode(matrix, dim, out);
-                is_whole &= documents.matrix(sequences[i]).is_some_and(decode);
-            };
-            let matched = self.max_sim.max_sim(vectors, dim, sequences.len(), &mut read);
+            let kept = sequences.iter().map(|i| documents.matrix(*i).map(|bytes| &**bytes));
+            let kept: Option<Vec<&[u8]>> = kept.collect();
+            let matched = kept
+                .ok_or(MaxSimError::NotKept)
+                .and_then(|kept| self.max_sim.max_sim(vectors, dim, self.matrices.format(), &kept));
             let matched = matched.map_err(|fault| Error::Internal(fault.to_string()))?;
-            if !is_whole {
-                return Err(Error::Internal("a document matrix is not what was kept".into()));
-            }
             for (sequence, sum) in sequences.iter().zip(matched) {
                 sums[*sequence] = sum;
             }

@@ -10,6 +10,4 @@ mod matrices;
 
 pub use cache::{Claim, Scores};
 pub use key::{Key, Scope};
-pub use matrices::{
-    Claim as MatrixClaim, Followed, Format, Lookup, Matrices, Matrix, MatrixOptions,
-};
+pub use matrices::{Claim as MatrixClaim, Followed, Lookup, Matrices, Matrix, MatrixOptions};

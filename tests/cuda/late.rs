@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use rerankd::engine::cpu::Cpu;
 use rerankd::engine::cuda::Cuda;
 use rerankd::engine::packed::Packed;
-use rerankd::engine::{Dtype, MaxSim};
+use rerankd::engine::{Dtype, MaxSim, MaxSimError};
+use rerankd::matrix_format::Format;
 use rerankd::model::Grain;
 use rerankd::model::loader::LoadOptions;
 use rerankd::model::source::ModelFiles;
@@ -67,10 +68,47 @@ fn compare(name: &str) {
                 &vectors[i][rows.start * dim..rows.end * dim]
             };
             let query = of(item.query_sequence.unwrap());
-            let read = &mut |_: usize, out: &mut Vec<f32>| out.extend(of(item.sequences.start));
-            devices[i].max_sim(query, dim, 1, read).unwrap()[0] / (query.len() / dim) as f32
+            let kept = Format::F32.encode(of(item.sequences.start), dim);
+            let sums = devices[i].max_sim(query, dim, Format::F32, &[&kept]).unwrap();
+            sums[0] / (query.len() / dim) as f32
         });
         assert!((sums[0] - sums[1]).abs() < TOLERANCE, "{name}: {sums:?}");
+    }
+}
+
+#[test]
+fn documents_are_compared_as_they_are_kept_and_what_was_not_kept_is_refused() {
+    // One that is padded to the kernel's columns.
+    const DIM: usize = 72;
+    let device = Cuda::new(&emulator::gpus()[0], true).unwrap();
+    let comparer = device.comparer(DIM).unwrap().expect("a kernel for narrow vectors");
+    let unit = |seed: usize| {
+        let row: Vec<f32> = (0..DIM).map(|d| ((d * seed * 37) % 23) as f32 - 11.0).collect();
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.into_iter().map(move |x| x / length)
+    };
+    let query: Vec<f32> = (1..6).flat_map(unit).collect();
+    for format in [Format::F32, Format::F16, Format::Int8, Format::Bits2] {
+        let document = |len: usize| (7..7 + len).flat_map(unit).collect::<Vec<f32>>();
+        let kept = [5, 0, 1, 70].map(|len| format.encode(&document(len), DIM));
+        let kept = kept.each_ref().map(Vec::as_slice);
+        let expected = Cpu::new(Dtype::F32).max_sim(&query, DIM, format, &kept).unwrap();
+        let got = comparer.max_sim(&query, DIM, format, &kept).unwrap();
+        assert!(largest_difference(&expected, &got) < 5.0 * TOLERANCE, "{format:?}: {got:?}");
+        let short = comparer.max_sim(&query, DIM, format, &[kept[0], &kept[3][..9]]);
+        assert!(matches!(short, Err(MaxSimError::NotKept)), "{format:?}: {short:?}");
+        let mut broken = kept[3].to_vec();
+        // The upper bits of a number, of a scale, of a mean: no number.
+        let (at, size) = match format {
+            Format::F32 | Format::Int8 => {
+                (3 * format.encode(&unit(1).collect::<Vec<_>>(), DIM).len(), 4)
+            }
+            Format::F16 | Format::Bits2 => (2 * (DIM - 1), 2),
+        };
+        broken[at..at + size].fill(0x7f);
+        broken[at + size - 2] = 0xff;
+        let got = comparer.max_sim(&query, DIM, format, &[kept[0], &broken]);
+        assert!(matches!(got, Err(MaxSimError::NotKept)), "{format:?}: {got:?}");
     }
 }
 

@@ -10,13 +10,14 @@ use rerankd::clock;
 use rerankd::engine::cpu::{Cpu, Isa};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{Dtype, MaxSim};
+use rerankd::matrix_format::Format;
 use rerankd::metrics::Load;
 use rerankd::model::Grain;
 use rerankd::model::loader::{LoadOptions, load};
 use rerankd::model::source::ModelFiles;
 use rerankd::request::{Inputs, RerankRequest, Stamps, Truncation};
 use rerankd::rerank::{Host, Options, Service, prepare};
-use rerankd::score::{Format, MatrixOptions};
+use rerankd::score::MatrixOptions;
 use rerankd::tenant::Tenant;
 use serde::Deserialize;
 
@@ -88,8 +89,8 @@ fn differences(name: &str, isa: Isa, dtype: Dtype) -> (f32, f32) {
         let document: Vec<&[f32]> = kept.map(|(vector, _)| vector).collect();
         compare(&query, &golden.query_vectors);
         compare(&document, &golden.document_vectors);
-        let mut read = |_: usize, out: &mut Vec<f32>| out.extend(document.concat());
-        let sum = cpu.max_sim(&query.concat(), dim, 1, &mut read).unwrap()[0];
+        let kept = Format::F32.encode(&document.concat(), dim);
+        let sum = cpu.max_sim(&query.concat(), dim, Format::F32, &[&kept]).unwrap()[0];
         worst_sum = worst_sum.max((sum - golden.max_sim).abs());
     }
     println!("{name} on {isa:?} in {dtype:?}: {worst:e} of a number, {worst_sum:e} of a sum");

@@ -1,6 +1,7 @@
-//! AVX2 with FMA: 16 registers of 8 floats.
+//! AVX2 with FMA and F16C: 16 registers of 8 floats.
 
 use super::simd::Simd;
+use crate::matrix_format::LEVELS;
 use std::arch::x86_64::*;
 
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,24 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m256) {
         unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_levels(p: *const u8) -> __m256 {
+        unsafe {
+            let codes = _mm256_set1_epi32(i32::from(p.cast::<u16>().read_unaligned()));
+            let codes = _mm256_srlv_epi32(codes, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+            // What stands above a code in its lane picks the same levels in the other half.
+            let levels = _mm_loadu_ps(LEVELS.as_ptr());
+            _mm256_permutevar8x32_ps(_mm256_set_m128(levels, levels), codes)
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const f32) {
@@ -73,4 +92,4 @@ impl Simd for Avx2 {
     }
 }
 
-super::kernels::kernel_table!(Avx2, "avx2,fma", rows: 6, vectors: 2);
+super::kernels::kernel_table!(Avx2, "avx2,fma,f16c", rows: 6, vectors: 2);

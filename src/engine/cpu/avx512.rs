@@ -1,6 +1,7 @@
 //! AVX-512F: 32 registers of 16 floats. With `BF16` the conversions to bf16 are those of AVX512-BF16.
 
 use super::simd::{MAX_LANES, Simd};
+use crate::matrix_format::LEVELS;
 use std::arch::x86_64::*;
 
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,25 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
         unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_levels(p: *const u8) -> __m512 {
+        unsafe {
+            let shifts =
+                _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let codes = _mm512_set1_epi32(p.cast::<i32>().read_unaligned());
+            // What stands above a code in its lane picks the same levels in other quarters.
+            let levels = _mm512_broadcast_f32x4(_mm_loadu_ps(LEVELS.as_ptr()));
+            _mm512_permutexvar_ps(_mm512_srlv_epi32(codes, shifts), levels)
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const f32) {

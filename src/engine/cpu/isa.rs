@@ -9,7 +9,7 @@ use crate::engine::Dtype;
 pub enum Isa {
     /// Plain Rust: runs everywhere, and is what the other kernels are tested against.
     Portable,
-    /// x86-64 AVX2 with FMA.
+    /// x86-64 AVX2 with FMA and F16C.
     Avx2,
     /// And AVX-VNNI, an instruction for products of bytes.
     AvxVnni,
@@ -123,7 +123,9 @@ impl Isa {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
 }
 
 #[cfg(target_arch = "x86_64")]

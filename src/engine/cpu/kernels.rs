@@ -4,6 +4,7 @@
 
 use super::relative::RelativeArgs;
 use crate::engine::{Epilogue, Gate, NormKind, Window};
+use crate::matrix_format::Format;
 use std::ops::Range;
 
 /// The f32 kernels of one instruction set.
@@ -20,7 +21,7 @@ pub(super) struct Kernels {
     pub(super) gate: unsafe fn(&GateArgs),
     pub(super) rotate: unsafe fn(&RotateArgs),
     pub(super) head_norm: unsafe fn(&HeadNormArgs),
-    pub(super) max_sim: unsafe fn(&MaxSimArgs<'_>),
+    pub(super) max_sim: unsafe fn(&MaxSimArgs<'_>) -> bool,
 }
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
@@ -219,17 +220,21 @@ pub(super) struct HeadNormArgs<U = f32> {
     pub(super) eps: f32,
 }
 
-/// `best[document][i]` is the largest product of vector `i` of the panels with a row of the document; of a document
-/// without rows it stays as it is.
+/// `best[document][i]` becomes the largest product of vector `i` of the panels with one of the document's; of a
+/// document without vectors it stays as it is.
+///
+/// The kernel returns whether all products were finite: so they are only if all of the documents' numbers are.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct MaxSimArgs<'a> {
-    /// `[num_rows, k]`, documents one after another.
-    pub(super) rows: *const f32,
-    pub(super) k: usize,
-    /// Where each document ends, in rows: never before the one in front of it.
+pub(super) struct MaxSimArgs<'a, N = f32> {
+    pub(super) format: Format,
+    pub(super) dim: usize,
+    /// As many bytes each as the format has for the vectors below.
+    pub(super) documents: &'a [&'a [u8]],
+    /// Where each document ends, in vectors of all: never before the one in front of it.
     pub(super) ends: &'a [usize],
-    /// `[num_panels][k][panel]`
-    pub(super) panels: *const f32,
+    /// Of f32 `[num_panels][dim][panel]`; of bf16 `[num_panels][dim / 2][panel]` pairs, `dim` in whole steps. One at
+    /// least.
+    pub(super) panels: *const N,
     pub(super) num_panels: usize,
     /// `[num_documents][num_panels * panel]`
     pub(super) best: *mut f32,
@@ -297,9 +302,9 @@ macro_rules! kernel_table {
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn max_sim(args: &MaxSimArgs<'_>) {
+            pub(super) unsafe fn max_sim(args: &MaxSimArgs<'_>) -> bool {
                 // SAFETY: as above.
-                unsafe { max_sim::max_sim::<$simd, $rows, $vectors>(args) }
+                unsafe { max_sim::kernel::max_sim::<$simd, $rows, $vectors>(args) }
             }
         }
 

@@ -35,7 +35,6 @@ mod weight;
 pub use attend::Scratch;
 pub use first::First;
 pub use isa::Isa;
-pub use max_sim::{Documents, Query};
 pub use relative::Relative;
 pub use rows::Rows;
 pub use weight::{Embeddings, Linear, Norm, Rope};

@@ -28,27 +28,31 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 /// # Safety
 /// `args` describes valid memory and `best` overlaps nothing else.
-unsafe fn max_sim(args: &MaxSimArgs<'_>) {
+unsafe fn max_sim(args: &MaxSimArgs<'_>) -> bool {
     let num_vectors = args.num_panels * PANEL;
-    let mut begin = 0;
-    for (document, end) in args.ends.iter().enumerate() {
-        for i in (0..num_vectors).take_while(|_| begin < *end) {
+    let mut rows = Vec::new();
+    for (document, bytes) in args.documents.iter().enumerate() {
+        rows.clear();
+        if !args.format.decode(bytes, args.dim, &mut rows) {
+            return false;
+        }
+        for i in (0..num_vectors).take_while(|_| !rows.is_empty()) {
+            let place = i / PANEL * args.dim * PANEL + i % PANEL;
+            // SAFETY: a column below `dim` of a vector of the panels.
+            let number = |d: usize| unsafe { *args.panels.add(place + d * PANEL) };
             let mut best = f32::NEG_INFINITY;
-            for row in begin..*end {
-                let product = |d: usize| {
-                    // SAFETY: a column below `k` of a row of the document, and of a vector of the panels.
-                    unsafe {
-                        *args.rows.add(row * args.k + d)
-                            * *args.panels.add((i / PANEL * args.k + d) * PANEL + i % PANEL)
-                    }
-                };
-                best = best.max((0..args.k).map(product).sum());
+            for row in rows.chunks_exact(args.dim) {
+                let product: f32 = row.iter().enumerate().map(|(d, x)| x * number(d)).sum();
+                if !product.is_finite() {
+                    return false;
+                }
+                best = best.max(product);
             }
             // SAFETY: the caller lends a float for each document and vector of the panels.
             unsafe { *args.best.add(document * num_vectors + i) = best };
         }
-        begin = *end;
     }
+    true
 }
 
 /// # Safety

@@ -1,11 +1,13 @@
 //! The few vector operations the kernels are written in. Each instruction set implements them once.
 
+use crate::matrix_format::{CODES_PER_BYTE, LEVELS, widen_half};
+
 /// A vector register of `f32`.
 ///
 /// # Safety
 /// Every function needs a CPU with the instruction set. They are inlined into entry functions that enable
 /// it (`kernel_table!`), and those are reached only through [`super::isa::Isa`], which has asked the CPU.
-/// Pointers must be valid for the floats read or written; none needs alignment.
+/// Pointers must be valid for the numbers read or written; none needs alignment.
 pub(super) trait Simd: Copy {
     type V: Copy;
     const LANES: usize;
@@ -27,6 +29,44 @@ pub(super) trait Simd: Copy {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` for whole `n` in [-126, 127].
     unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
+
+    /// Reads `LANES` halves.
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8) -> Self::V {
+        let mut lanes = [0f32; MAX_LANES];
+        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+            // SAFETY: the caller lends two bytes for each lane.
+            *lane =
+                widen_half(u16::from_le_bytes(unsafe { p.add(2 * i).cast::<[u8; 2]>().read() }));
+        }
+        // SAFETY: `lanes` holds the widest vector.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
+    /// Reads `LANES` signed bytes.
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> Self::V {
+        let mut lanes = [0f32; MAX_LANES];
+        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+            // SAFETY: the caller lends a byte for each lane.
+            *lane = f32::from(unsafe { p.add(i).cast::<i8>().read() });
+        }
+        // SAFETY: `lanes` holds the widest vector.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
+    /// Reads the [`LEVELS`] of `LANES` codes, four to a byte.
+    #[inline(always)]
+    unsafe fn load_levels(p: *const u8) -> Self::V {
+        let mut lanes = [0f32; MAX_LANES];
+        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
+            // SAFETY: the caller lends a byte for each four lanes.
+            let byte = unsafe { *p.add(i / CODES_PER_BYTE) };
+            *lane = LEVELS[usize::from(byte >> (i % CODES_PER_BYTE * 2) & 3)];
+        }
+        // SAFETY: `lanes` holds the widest vector.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
 
     /// Brings a line towards the second-level cache. Any address will do.
     #[inline(always)]

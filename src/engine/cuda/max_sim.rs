@@ -9,8 +9,9 @@ use half::slice::HalfFloatSliceExt;
 use super::Cuda;
 use super::error::fault;
 use super::kernels::max_sim;
-use crate::engine::{MaxSim, Read};
+use crate::engine::{MaxSim, MaxSimError};
 use crate::error::DeviceError;
+use crate::matrix_format::Format;
 
 /// Threads of a block, which makes one sum.
 const THREADS: u32 = 128;
@@ -47,20 +48,29 @@ impl MaxSim for Comparer {
         &self,
         query: &[f32],
         dim: usize,
-        num_documents: usize,
-        read: &mut Read<'_>,
-    ) -> Result<Vec<f32>, DeviceError> {
+        format: Format,
+        documents: &[&[u8]],
+    ) -> Result<Vec<f32>, MaxSimError> {
         assert!(dim <= self.columns, "vectors of the kernel's width");
         let mut queries = Vec::new();
         self.pad(query, dim, &mut queries);
-        let mut sums = Vec::with_capacity(num_documents);
+        let mut sums = Vec::with_capacity(documents.len());
         let (mut halves, mut ends, mut document) = (Vec::new(), vec![0u32], Vec::new());
-        for i in 0..num_documents {
-            document.clear();
-            read(i, &mut document);
-            self.pad(&document, dim, &mut halves);
+        for (i, bytes) in documents.iter().enumerate() {
+            format.num_vectors(bytes.len(), dim).ok_or(MaxSimError::NotKept)?;
+            let is_whole = if format == Format::F16 {
+                self.pad_halves(bytes, dim, &mut halves)
+            } else {
+                document.clear();
+                let is_whole = format.decode(bytes, dim, &mut document);
+                self.pad(&document, dim, &mut halves);
+                is_whole
+            };
+            if !is_whole {
+                return Err(MaxSimError::NotKept);
+            }
             ends.push((halves.len() / self.columns) as u32);
-            if halves.len() >= MAX_HALVES || i + 1 == num_documents {
+            if halves.len() >= MAX_HALVES || i + 1 == documents.len() {
                 self.compare(&queries, &halves, &ends, &mut sums)?;
                 halves.clear();
                 ends.truncate(1);
@@ -78,6 +88,21 @@ impl Comparer {
             out.resize(begin + self.columns, f16::ZERO);
             out[begin..begin + dim].convert_from_f32_slice(vector);
         }
+    }
+
+    /// The same of kept halves; returns whether all are finite.
+    fn pad_halves(&self, bytes: &[u8], dim: usize, out: &mut Vec<f16>) -> bool {
+        // The largest bits of a magnitude: a way out would take one number after another.
+        let mut largest = 0;
+        for vector in bytes.chunks_exact(2 * dim) {
+            let (halves, _) = vector.as_chunks::<2>();
+            let halves = halves.iter().map(|half| u16::from_le_bytes(*half));
+            largest = halves.clone().fold(largest, |max, half| max.max(half & 0x7fff));
+            let end = out.len() + self.columns;
+            out.extend(halves.map(f16::from_bits));
+            out.resize(end, f16::ZERO);
+        }
+        largest < f16::INFINITY.to_bits()
     }
 
     /// Appends the sum of each document whose vectors end at these rows.

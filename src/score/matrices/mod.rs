@@ -5,7 +5,6 @@
 
 mod claim;
 mod disk;
-mod format;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +13,11 @@ use moka::sync::Cache;
 
 use super::Key;
 use super::flight::Flights;
+use crate::matrix_format::Format;
 use crate::metrics::MatrixCounts;
 use disk::Disk;
 
 pub use claim::{Claim, Followed};
-pub use format::Format;
 
 /// The vectors of a document as they are kept.
 pub type Matrix = Arc<[u8]>;

@@ -30,6 +30,17 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn store_bf16_pair(p: *mut u16, v: [__m512; 2]) {
+        unsafe {
+            if BF16 {
+                let narrow: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(v[1], v[0]));
+                return _mm512_storeu_si512(p.cast(), narrow);
+            }
+            Self::store_bf16(p, v[0]);
+            Self::store_bf16(p.add(16), v[1]);
+        }
+    }
+    #[inline(always)]
     unsafe fn load_i32(p: *const i32) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(p.cast())) }
     }

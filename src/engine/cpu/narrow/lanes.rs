@@ -11,6 +11,15 @@ pub(in crate::engine::cpu) trait Lanes: Simd {
     unsafe fn load_bf16(p: *const u16) -> Self::V;
     /// Rounds to nearest, ties to even.
     unsafe fn store_bf16(p: *mut u16, v: Self::V);
+    /// Two vectors, one after another.
+    #[inline(always)]
+    unsafe fn store_bf16_pair(p: *mut u16, v: [Self::V; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::store_bf16(p, v[0]);
+            Self::store_bf16(p.add(Self::LANES), v[1]);
+        }
+    }
     /// Reads `LANES` integers, rounded to f32.
     unsafe fn load_i32(p: *const i32) -> Self::V;
     /// Rounds numbers in [0, 255] to nearest, ties to even, and writes them as bytes.

@@ -17,7 +17,7 @@ pub(super) mod portable;
 pub(super) mod tile;
 pub(super) mod weight;
 
-use super::kernels::{GateArgs, HeadNormArgs, NormArgs, RotateArgs};
+use super::kernels::{GateArgs, HeadNormArgs, MaxSimArgs, NormArgs, RotateArgs};
 use crate::engine::Epilogue;
 
 /// Bytes of k in one step: a row of an AMX tile, and what rows and weights are padded to.
@@ -41,7 +41,7 @@ pub(super) struct Kernels {
     pub(super) rotate: unsafe fn(&RotateArgs<u16>),
     pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
     /// Late interaction in bf16, where that is faster than in f32.
-    pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_>)>,
+    pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_, u16>) -> bool>,
 }
 
 /// How the bytes of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no
@@ -110,23 +110,6 @@ pub(super) struct EncodeArgs {
     /// In elements.
     pub(super) from_stride: usize,
     pub(super) to_stride: usize,
-}
-
-/// `best[document][i]` is the largest product of vector `i` of the panels with a row of the document; of a document
-/// without rows it stays as it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MaxSimArgs<'a> {
-    /// `[num_blocks][steps][BLOCK_ROWS][STEP_DWORDS]` pairs of bf16, documents one after another; whole blocks may
-    /// be read.
-    pub(super) rows: *const u16,
-    pub(super) steps: usize,
-    /// Where each document ends, in rows: never before the one in front of it.
-    pub(super) ends: &'a [usize],
-    /// `[num_panels][steps * STEP_DWORDS][panel]` pairs of bf16.
-    pub(super) panels: *const u16,
-    pub(super) num_panels: usize,
-    /// `[num_documents][num_panels * panel]`
-    pub(super) best: *mut f32,
 }
 
 /// The number that the upper half of an f32's bits stands for.

@@ -1,4 +1,9 @@
 //! How the vectors of a document are written down: exactly, or in fewer bytes.
+//!
+//! A store keeps such bytes, and a device compares them as they are. [`Format::decode`] is what they mean: every
+//! kernel reads the same numbers, bit by bit.
+
+mod bits;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -17,22 +22,7 @@ pub enum Format {
     Bits2,
 }
 
-/// What a 2-bit code stands for: the levels that lose least of a normal distribution (Joel Max, "Quantizing for
-/// minimum distortion", 1960), and the bound between the small and the large one.
-const LEVELS: [f32; 4] = [-1.510, -0.4528, 0.4528, 1.510];
-const BOUND: f32 = 0.9816;
-const CODES_PER_BYTE: usize = 4;
-/// What the codes of each byte stand for, so that a byte is read by one look.
-static LEVELS_OF: [[f32; CODES_PER_BYTE]; 256] = {
-    let mut table = [[0.0; CODES_PER_BYTE]; 256];
-    let mut i = 0;
-    while i < 256 * CODES_PER_BYTE {
-        let (byte, place) = (i / CODES_PER_BYTE, i % CODES_PER_BYTE);
-        table[byte][place] = LEVELS[byte >> (place * 2) & 3];
-        i += 1;
-    }
-    table
-};
+pub(crate) use bits::{CODES_PER_BYTE, LEVELS, to_length_one};
 
 /// 2^112
 const POW2_112: f32 = f32::from_bits((127 + 112) << 23);
@@ -64,29 +54,60 @@ impl Format {
                 }
                 bytes
             }
-            Self::Bits2 => encode_bits(vectors, dim),
+            Self::Bits2 => bits::encode(vectors, dim),
         }
     }
 
-    /// Appends what was written down to `out`; of bytes that no [`Self::encode`] gave for this `dim`, nothing.
-    /// Returns whether they were whole.
+    /// Bytes before the first vector of a document that has any.
+    pub(crate) fn head_bytes(self, dim: usize) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Int8 => 0,
+            // The mean of each column, and the deviations.
+            Self::Bits2 => 2 * 2 * dim,
+        }
+    }
+
+    /// Bytes of each vector.
+    pub(crate) fn row_bytes(self, dim: usize) -> usize {
+        match self {
+            Self::F32 => 4 * dim,
+            Self::F16 => 2 * dim,
+            Self::Int8 => SCALE_BYTES + dim,
+            Self::Bits2 => dim.div_ceil(CODES_PER_BYTE),
+        }
+    }
+
+    /// The vectors in so many bytes; none if no [`Self::encode`] gives so many for this `dim`.
+    pub fn num_vectors(self, num_bytes: usize, dim: usize) -> Option<usize> {
+        let row_bytes = self.row_bytes(dim);
+        match num_bytes.checked_sub(self.head_bytes(dim)) {
+            _ if num_bytes == 0 => Some(0),
+            Some(rows) if rows.is_multiple_of(row_bytes) => Some(rows / row_bytes),
+            _ => None,
+        }
+    }
+
+    /// Appends what was written down to `out`; of bytes that no [`Self::encode`] gave for this `dim`, or that stand for
+    /// a number which is infinite or none, nothing. Returns whether they were whole.
     pub fn decode(self, bytes: &[u8], dim: usize, out: &mut Vec<f32>) -> bool {
+        if self.num_vectors(bytes.len(), dim).is_none() {
+            return false;
+        }
         let begin = out.len();
         match self {
-            Self::F32 if bytes.len().is_multiple_of(4 * dim) => {
-                let float = |x: &[u8]| f32::from_le_bytes([x[0], x[1], x[2], x[3]]);
-                out.extend(bytes.chunks_exact(4).map(float));
+            Self::F32 => {
+                let (floats, _) = bytes.as_chunks::<4>();
+                out.extend(floats.iter().map(|float| f32::from_le_bytes(*float)));
             }
-            Self::F16 if bytes.len().is_multiple_of(2 * dim) => read_halves(bytes, out),
-            Self::Int8 if bytes.len().is_multiple_of(dim + 4) => {
-                for row in bytes.chunks_exact(dim + 4) {
-                    let (scale, codes) = row.split_at(4);
+            Self::F16 => read_halves(bytes, out),
+            Self::Int8 => {
+                for row in bytes.chunks_exact(SCALE_BYTES + dim) {
+                    let (scale, codes) = row.split_at(SCALE_BYTES);
                     let scale = f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]]);
                     out.extend(codes.iter().map(|code| f32::from(*code as i8) * scale));
                 }
             }
-            Self::Bits2 => return decode_bits(bytes, dim, out),
-            _ => return false,
+            Self::Bits2 => bits::decode(bytes, dim, out),
         }
         // Stored bytes are checked by their store; this is against a value that would poison a ranking. By bits and
         // to the end: a sum, or a way out, would take one number after another.
@@ -99,111 +120,32 @@ impl Format {
     }
 }
 
+/// In front of the codes of a vector in int8: what one of them stands for.
+pub(crate) const SCALE_BYTES: usize = 4;
+
 fn halves(values: &[f32]) -> Vec<u8> {
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
     halves.iter().flat_map(|half| half.to_le_bytes()).collect()
 }
 
-/// Appends the halves to `out`. In whole numbers, which the compiler makes vectors of: the library's conversion is a
-/// call for every eight.
+/// Appends the halves to `out`.
 fn read_halves(bytes: &[u8], out: &mut Vec<f32>) {
     // Pairs as arrays: of slices of two the compiler makes no vectors.
     let (halves, _) = bytes.as_chunks::<2>();
-    out.extend(halves.iter().map(|bytes| {
-        let half = u32::from(u16::from_le_bytes(*bytes));
-        // The exponents' biases differ by 112; a product with a power of two is exact, of subnormal halves too.
-        let magnitude = f32::from_bits((half & 0x7fff) << 13) * POW2_112;
-        // Infinity and what is no number have all bits of the exponent, and keep them.
-        let odd = if half & 0x7c00 == 0x7c00 { f32::INFINITY.to_bits() } else { 0 };
-        f32::from_bits(magnitude.to_bits() | odd | (half & 0x8000) << 16)
-    }));
+    out.extend(halves.iter().map(|bytes| widen_half(u16::from_le_bytes(*bytes))));
 }
 
-fn encode_bits(vectors: &[f32], dim: usize) -> Vec<u8> {
-    let num_rows = (vectors.len() / dim) as f32;
-    if vectors.is_empty() {
-        return Vec::new();
-    }
-    let column = |d: usize| vectors.iter().skip(d).step_by(dim);
-    let mean: Vec<f32> = (0..dim).map(|d| column(d).sum::<f32>() / num_rows).collect();
-    // As they will be read.
-    let mean: Vec<f32> = mean.iter().map(|x| f16::from_f32(*x).to_f32()).collect();
-    let deviation =
-        |d: usize| (column(d).map(|x| (x - mean[d]).powi(2)).sum::<f32>() / num_rows).sqrt();
-    let deviations: Vec<f32> = (0..dim).map(|d| f16::from_f32(deviation(d)).to_f32()).collect();
-    let mut bytes = halves(&mean);
-    bytes.extend(halves(&deviations));
-    for row in vectors.chunks_exact(dim) {
-        let mut packed = vec![0u8; dim.div_ceil(CODES_PER_BYTE)];
-        for (d, x) in row.iter().enumerate() {
-            let residual = x - mean[d];
-            let code = match (residual >= 0.0, residual.abs() > BOUND * deviations[d]) {
-                (false, true) => 0,
-                (false, false) => 1,
-                (true, false) => 2,
-                (true, true) => 3,
-            };
-            packed[d / CODES_PER_BYTE] |= code << (d % CODES_PER_BYTE * 2);
-        }
-        bytes.extend(packed);
-    }
-    bytes
-}
-
-/// Vectors come back with length one, which they had.
-fn decode_bits(bytes: &[u8], dim: usize, out: &mut Vec<f32>) -> bool {
-    let row_bytes = dim.div_ceil(CODES_PER_BYTE);
-    if bytes.is_empty() {
-        return true;
-    }
-    let Some((head, rows)) = bytes.split_at_checked(4 * dim) else { return false };
-    if !rows.len().is_multiple_of(row_bytes) {
-        return false;
-    }
-    let mut columns = Vec::with_capacity(2 * dim);
-    read_halves(head, &mut columns);
-    if columns.iter().any(|x| !x.is_finite()) {
-        return false;
-    }
-    let (mean, deviations) = columns.split_at(dim);
-    for packed in rows.chunks_exact(row_bytes) {
-        let begin = out.len();
-        out.resize(begin + dim, 0.0);
-        let row = &mut out[begin..];
-        // Arrays of four: of slices the compiler makes no vectors. What they leave of the columns is less than a byte's.
-        let (to, rest) = row.as_chunks_mut::<CODES_PER_BYTE>();
-        let (of_mean, rest_of_mean) = mean.as_chunks::<CODES_PER_BYTE>();
-        let (of_deviations, rest_of_deviations) = deviations.as_chunks::<CODES_PER_BYTE>();
-        let columns = to.iter_mut().zip(of_mean.iter().zip(of_deviations));
-        for ((to, (mean, deviations)), byte) in columns.zip(packed) {
-            let levels = &LEVELS_OF[usize::from(*byte)];
-            *to = std::array::from_fn(|i| mean[i] + deviations[i] * levels[i]);
-        }
-        let levels = &LEVELS_OF[usize::from(packed[row_bytes - 1])];
-        let columns = rest_of_mean.iter().zip(rest_of_deviations).zip(levels);
-        for (to, ((mean, deviation), level)) in rest.iter_mut().zip(columns) {
-            *to = mean + deviation * level;
-        }
-        let length = squares(row).sqrt();
-        if length > 0.0 {
-            let scale = 1.0 / length;
-            row.iter_mut().for_each(|x| *x *= scale);
-        }
-    }
-    true
-}
-
-/// The sum of the squares, in lanes: one after another they would take most of the reading.
-fn squares(row: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let mut lanes = [0f32; LANES];
-    let (parts, rest) = row.as_chunks::<LANES>();
-    for part in parts {
-        lanes.iter_mut().zip(part).for_each(|(lane, x)| *lane += x * x);
-    }
-    let rest = rest.iter().map(|x| x * x);
-    lanes.into_iter().chain(rest).sum()
+/// The half of these bits. In whole numbers, which the compiler makes vectors of: the library's conversion is a call for
+/// every eight.
+#[inline(always)]
+pub(crate) fn widen_half(half: u16) -> f32 {
+    let half = u32::from(half);
+    // The exponents' biases differ by 112; a product with a power of two is exact, of subnormal halves too.
+    let magnitude = f32::from_bits((half & 0x7fff) << 13) * POW2_112;
+    // Infinity and what is no number have all bits of the exponent, and keep them.
+    let odd = if half & 0x7c00 == 0x7c00 { f32::INFINITY.to_bits() } else { 0 };
+    f32::from_bits(magnitude.to_bits() | odd | (half & 0x8000) << 16)
 }
 
 #[cfg(test)]
@@ -319,5 +261,8 @@ mod tests {
         let mut out = Vec::new();
         let nan = f16::NAN.to_le_bytes().repeat(DIM);
         assert!(!Format::F16.decode(&nan, DIM, &mut out) && out.is_empty());
+        // The head of two bits, and a vector.
+        let nan = [nan.repeat(2), vec![0; DIM / 4]].concat();
+        assert!(!Format::Bits2.decode(&nan, DIM, &mut out) && out.is_empty());
     }
 }
