@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut model = load(&files, &options)?;
         let scorer = &mut model.scorers[0];
         println!("{}, {}: peak {:.0} GFLOP/s", model.device, dtype.name(), peak * threads as f64);
-        if let Some(peak) = peak_with_numbers(Isa::detect(), dtype) {
+        if let Some(peak) = peak_with_numbers(isa, dtype) {
             println!("  with numbers in the tiles {:.0}", peak * threads as f64);
         }
         for (name, lens) in mixes() {

@@ -5,17 +5,27 @@ import time
 import urllib.request
 
 WAYS = ["answered", "refused", "failed"]
+IN_FLIGHT = "rerank_in_flight_requests"
 
 
 def read(url):
     """Its counts of scoring requests, once none is under way."""
     deadline = time.monotonic() + 60
     while True:
-        page = urllib.request.urlopen(f"{url}/metrics").read().decode()
+        page = metrics(url)
         names = ["received", *WAYS, "cancelled"]
         books = {name: count(page, f"rerank_{name}_requests_total") for name in names}
-        if count(page, "rerank_in_flight_requests") == 0 or time.monotonic() > deadline:
+        if count(page, IN_FLIGHT) == 0 or time.monotonic() > deadline:
             return books
+
+
+def under_way(url):
+    """How many scoring requests are."""
+    return count(metrics(url), IN_FLIGHT)
+
+
+def metrics(url):
+    return urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode()
 
 
 def count(page, name):

@@ -3,7 +3,8 @@
 //
 // From the environment: PEAK, the requests a second of a closed loop (loadtest/run measures it), FACTOR over it,
 // DURATION, RERANKD_FAULTS, SUMMARY, where what the clients got goes as JSON, and the texts' (workload.js).
-// loadtest/run watches the server's memory meanwhile, and holds its books against the summary.
+// loadtest/run watches the server's memory meanwhile, and holds its books against the summary. Every five minutes the
+// load pauses until nothing is under way: what the server's memory is then is what it does not give back.
 
 import { check } from "k6";
 import exec from "k6/execution";
@@ -13,20 +14,19 @@ import { booksAddUp, metric, requests, settled, url } from "./workload.js";
 
 const peak = Number(__ENV.PEAK || 5);
 const perMinute = Math.max(1, Math.round(60 * peak * Number(__ENV.FACTOR || 1.5)));
+const duration = seconds(__ENV.DURATION || "30m");
+const PERIOD = 300;
+// Longer than requests may wait for the device, 30 s unless they or the server say otherwise.
+const REST = 45;
 const hasFaults = Number(__ENV.RERANKD_FAULTS || 0) > 0;
 
 export const options = {
-  scenarios: {
-    soak: {
-      executor: "constant-arrival-rate",
-      rate: perMinute,
-      timeUnit: "60s",
-      duration: __ENV.DURATION || "30m",
-      preAllocatedVUs: 100,
-      maxVUs: 2000,
-      gracefulStop: "60s",
-    },
-  },
+  // Each request on a connection of its own: an idle one keeps the buffer of its longest body, and the more users k6
+  // ever had at once, the more of them would be kept. Nor is any closed just as its user posts again.
+  noConnectionReuse: true,
+  scenarios: Object.fromEntries(
+    Array.from({ length: Math.ceil(duration / PERIOD) }, (_, i) => [`soak_${i}`, period(i * PERIOD)]),
+  ),
   thresholds: {
     unexpected: ["count==0"],
     answered: ["count>0"],
@@ -36,6 +36,25 @@ export const options = {
   },
   summaryTrendStats: ["avg", "p(50)", "p(95)", "p(99)"],
 };
+
+function period(begin) {
+  return {
+    executor: "constant-arrival-rate",
+    rate: perMinute,
+    timeUnit: "60s",
+    startTime: `${begin}s`,
+    duration: `${Math.min(duration - begin, PERIOD - REST)}s`,
+    preAllocatedVUs: 100,
+    maxVUs: 2000,
+    gracefulStop: "60s",
+  };
+}
+
+// Of "45m" or "12s".
+function seconds(text) {
+  const [, number, unit] = /^(\d+)([ms])$/.exec(text);
+  return Number(number) * (unit === "m" ? 60 : 1);
+}
 
 // What clients saw, whoever they were: as many as they posted.
 const posted = new Counter("posted");

@@ -244,6 +244,21 @@ pub struct RelativeInit<'a> {
     pub buckets: &'a [u32],
 }
 
+impl RelativeInit<'_> {
+    /// # Panics
+    /// If the lengths do not agree, or a distance has a bucket that there is no vector for.
+    fn num_buckets(&self) -> usize {
+        let Self { keys, queries, num_heads, head_dim, buckets } = *self;
+        let num_buckets = keys.len() / (num_heads * head_dim);
+        assert!(num_buckets > 0 && keys.len() == num_heads * num_buckets * head_dim, "whole heads");
+        assert_eq!(queries.len(), keys.len(), "a query for each key");
+        assert!(buckets.len() % 2 == 1, "as many distances to the left as to the right");
+        assert!(buckets.iter().all(|bucket| (*bucket as usize) < num_buckets), "known buckets");
+        assert!(buckets.is_sorted(), "buckets in the order of distances");
+        num_buckets
+    }
+}
+
 /// What causal attention is given room for: sequences may share what they begin with.
 #[derive(Debug, Clone, Copy)]
 pub struct CausalInit {

@@ -46,13 +46,8 @@ pub(super) struct RelativeArgs {
 impl Relative {
     pub(super) fn new(init: &RelativeInit<'_>, panel: usize) -> Self {
         let RelativeInit { keys, queries, num_heads, head_dim, buckets } = *init;
-        let num_buckets = keys.len() / (num_heads * head_dim);
-        assert!(num_buckets > 0 && keys.len() == num_heads * num_buckets * head_dim, "whole heads");
-        assert_eq!(queries.len(), keys.len(), "a query for each key");
-        assert!(buckets.len() % 2 == 1, "as many distances to the left as to the right");
-        assert!(buckets.iter().all(|bucket| (*bucket as usize) < num_buckets), "known buckets");
-        // The panels that a sequence needs are those between its two farthest distances.
-        assert!(buckets.is_sorted(), "buckets in the order of distances");
+        // Ascending ones: the panels that a sequence needs are those between its two farthest distances.
+        let num_buckets = init.num_buckets();
         let pack = |vectors: &[f32]| {
             let (n, k) = (num_buckets, head_dim);
             let heads = vectors.chunks_exact(n * k);

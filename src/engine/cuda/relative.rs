@@ -37,11 +37,7 @@ impl Relative {
 impl Cuda {
     pub(super) fn relative(&self, init: &RelativeInit<'_>) -> Result<Relative, DeviceError> {
         let RelativeInit { keys, queries, num_heads, head_dim, buckets } = *init;
-        let num_buckets = keys.len() / (num_heads * head_dim);
-        assert!(num_buckets > 0 && keys.len() == num_heads * num_buckets * head_dim, "whole heads");
-        assert_eq!(queries.len(), keys.len(), "a query for each key");
-        assert!(buckets.len() % 2 == 1, "as many distances to the left as to the right");
-        assert!(buckets.iter().all(|bucket| (*bucket as usize) < num_buckets), "known buckets");
+        let num_buckets = init.num_buckets();
         let upload = |vectors| self.upload("vectors of distances", &buffers::to_halves(vectors));
         Ok(Relative {
             keys: upload(keys)?,
