@@ -33,39 +33,22 @@ pub(super) trait Simd: Copy {
     /// Reads `LANES` halves.
     #[inline(always)]
     unsafe fn load_halves(p: *const u8) -> Self::V {
-        let mut lanes = [0f32; MAX_LANES];
-        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
-            // SAFETY: the caller lends two bytes for each lane.
-            *lane =
-                widen_half(u16::from_le_bytes(unsafe { p.add(2 * i).cast::<[u8; 2]>().read() }));
-        }
-        // SAFETY: `lanes` holds the widest vector.
-        unsafe { Self::load(lanes.as_ptr()) }
+        // SAFETY: the caller lends two bytes for each lane.
+        unsafe { Self::load(plain_halves(p, Self::LANES).as_ptr()) }
     }
 
     /// Reads `LANES` signed bytes.
     #[inline(always)]
     unsafe fn load_bytes(p: *const u8) -> Self::V {
-        let mut lanes = [0f32; MAX_LANES];
-        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
-            // SAFETY: the caller lends a byte for each lane.
-            *lane = f32::from(unsafe { p.add(i).cast::<i8>().read() });
-        }
-        // SAFETY: `lanes` holds the widest vector.
-        unsafe { Self::load(lanes.as_ptr()) }
+        // SAFETY: the caller lends a byte for each lane.
+        unsafe { Self::load(plain_bytes(p, Self::LANES).as_ptr()) }
     }
 
     /// Reads the [`LEVELS`] of `LANES` codes, four to a byte.
     #[inline(always)]
     unsafe fn load_levels(p: *const u8) -> Self::V {
-        let mut lanes = [0f32; MAX_LANES];
-        for (i, lane) in lanes[..Self::LANES].iter_mut().enumerate() {
-            // SAFETY: the caller lends a byte for each four lanes.
-            let byte = unsafe { *p.add(i / CODES_PER_BYTE) };
-            *lane = LEVELS[usize::from(byte >> (i % CODES_PER_BYTE * 2) & 3)];
-        }
-        // SAFETY: `lanes` holds the widest vector.
-        unsafe { Self::load(lanes.as_ptr()) }
+        // SAFETY: the caller lends a byte for each four lanes.
+        unsafe { Self::load(plain_levels(p, Self::LANES).as_ptr()) }
     }
 
     /// Brings a line towards the second-level cache. Any address will do.
@@ -132,3 +115,85 @@ pub(super) trait Simd: Copy {
 
 /// Lanes of the widest vector.
 pub(super) const MAX_LANES: usize = 16;
+
+/// [`Simd::load_halves`] in plain Rust.
+///
+/// # Safety
+/// `p` is valid for two bytes a lane.
+#[inline(always)]
+unsafe fn plain_halves(p: *const u8, num_lanes: usize) -> [f32; MAX_LANES] {
+    let mut lanes = [0f32; MAX_LANES];
+    for (i, lane) in lanes[..num_lanes].iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *lane = widen_half(u16::from_le_bytes(unsafe { p.add(2 * i).cast::<[u8; 2]>().read() }));
+    }
+    lanes
+}
+
+/// [`Simd::load_bytes`] in plain Rust.
+///
+/// # Safety
+/// `p` is valid for a byte a lane.
+#[inline(always)]
+unsafe fn plain_bytes(p: *const u8, num_lanes: usize) -> [f32; MAX_LANES] {
+    let mut lanes = [0f32; MAX_LANES];
+    for (i, lane) in lanes[..num_lanes].iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *lane = f32::from(unsafe { p.add(i).cast::<i8>().read() });
+    }
+    lanes
+}
+
+/// [`Simd::load_levels`] in plain Rust.
+///
+/// # Safety
+/// `p` is valid for a byte for each four lanes.
+#[inline(always)]
+unsafe fn plain_levels(p: *const u8, num_lanes: usize) -> [f32; MAX_LANES] {
+    let mut lanes = [0f32; MAX_LANES];
+    for (i, lane) in lanes[..num_lanes].iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let byte = unsafe { *p.add(i / CODES_PER_BYTE) };
+        *lane = LEVELS[usize::from(byte >> (i % CODES_PER_BYTE * 2) & 3)];
+    }
+    lanes
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::engine::cpu::avx2::Avx2;
+    use crate::engine::cpu::avx512::Avx512;
+    use crate::engine::cpu::isa::Isa;
+
+    type Load<V> = unsafe fn(*const u8) -> V;
+    type Plain = unsafe fn(*const u8, usize) -> [f32; MAX_LANES];
+
+    /// Whether `load` gives for all of these bytes, `lane_bits` a lane, what plain Rust gives.
+    fn agrees<S: Simd>(load: Load<S::V>, plain: Plain, bytes: &[u8], lane_bits: usize) -> bool {
+        bytes.chunks_exact(S::LANES * lane_bits / 8).all(|bytes| {
+            let mut got = [0f32; MAX_LANES];
+            // SAFETY: as many bytes as lanes need; the callers asked the CPU.
+            let expected = unsafe {
+                S::store(got.as_mut_ptr(), load(bytes.as_ptr()));
+                plain(bytes.as_ptr(), S::LANES)
+            };
+            let same =
+                |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+            got.iter().zip(&expected).all(same)
+        })
+    }
+
+    fn all_agree<S: Simd>() -> bool {
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        agrees::<S>(S::load_halves, plain_halves, &halves, 16)
+            && agrees::<S>(S::load_bytes, plain_bytes, &halves, 8)
+            && agrees::<S>(S::load_levels, plain_levels, &halves, 2)
+    }
+
+    #[test]
+    fn kept_numbers_are_read_as_by_plain_rust() {
+        assert!(Isa::Avx2.kernels().is_none() || all_agree::<Avx2>());
+        assert!(Isa::Avx512.kernels().is_none() || all_agree::<Avx512>());
+    }
+}
