@@ -63,6 +63,7 @@ impl Device {
         let mut out = Vec::new();
         let mut ahead = None;
         let mut probe = Probe::new();
+        self.scorer.give_way();
         loop {
             let goes_on = match self.next(ahead.take()) {
                 Next::Batch(batch, has_begun) => {
@@ -167,6 +168,7 @@ impl Device {
         match spare() {
             Ok(scorer) => {
                 self.scorer = scorer;
+                self.scorer.give_way();
                 self.shared.metrics.worker_replaced();
             }
             // The old one gets another chance, and its faults are counted.

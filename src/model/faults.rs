@@ -83,6 +83,10 @@ impl Scorer for Faulty {
         Some(Arc::new(move || Ok(Box::new(Self { inner: spare()?, plan: Arc::clone(&plan) }))))
     }
 
+    fn give_way(&mut self) {
+        self.inner.give_way();
+    }
+
     fn is_done(&self) -> bool {
         self.inner.is_done()
     }

@@ -85,6 +85,10 @@ pub trait Scorer: Send {
         None
     }
 
+    /// Lets the threads that receive and answer requests go before those that compute, this one if it is one of
+    /// them. Nothing to do where a device computes.
+    fn give_way(&mut self) {}
+
     /// Whether the batch begun first is done, so that `score` would not wait for a device.
     fn is_done(&self) -> bool {
         true

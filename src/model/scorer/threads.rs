@@ -4,7 +4,7 @@ use super::{Family, Grain, Limits, Scorer, Spare, check_room};
 use crate::engine::Backend;
 use crate::engine::groups::Groups;
 use crate::engine::packed::{LEAST_PREFIX, Packed};
-use crate::engine::pool::Pool;
+use crate::engine::pool::{self, Pool};
 use crate::error::DeviceError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +68,10 @@ impl<B: Backend<Batch = Packed> + Clone + 'static, F: Family<B>> Scorer for Thre
             let pool = Pool::new(num_threads).map_err(|e| DeviceError::new(e.to_string()))?;
             Ok(Box::new(Self::new(backend.clone(), Arc::clone(&family), pool)?))
         }))
+    }
+
+    fn give_way(&mut self) {
+        self.pool.run(&|_| pool::give_way()).expect("lowering a priority does not panic");
     }
 
     fn score(&mut self, batch: &Packed, out: &mut [f32]) -> Result<(), DeviceError> {
