@@ -246,7 +246,7 @@ fn auto_computes_on_the_cpu_what_the_gpu_cannot() {
 }
 
 /// Past the launches of loading, most of which are the self-check's.
-const AFTER_LOAD: &str = "157";
+const AFTER_LOAD: &str = "161";
 
 #[test]
 fn a_refused_launch_costs_its_own_request_a_503() {
