@@ -3,11 +3,10 @@
 use super::buffer::Buffer;
 use super::first::{First, FirstWork};
 use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use super::narrow::amx;
+use super::narrow::attention::{self, work_bytes};
 use super::narrow::widen;
 use super::relative::RelativeArgs;
-use super::{Cpu, Isa, Relative, Rows};
+use super::{Cpu, Relative, Rows};
 use crate::engine::packed::Packed;
 use crate::engine::{AttentionKind, Dtype, Queries, Window};
 
@@ -44,9 +43,8 @@ struct Sequence {
 
 impl Scratch {
     pub(super) fn new(cpu: &Cpu, max_length: usize, head_dim: usize) -> Self {
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if cpu.dtype != Dtype::F32 && cpu.isa == Isa::Amx {
-            let tiles = Buffer::zeroed(amx::attention::work_bytes(max_length, head_dim));
+        if cpu.dtype != Dtype::F32 && cpu.narrow.attention.is_some() {
+            let tiles = Buffer::zeroed(work_bytes(max_length, head_dim));
             return Self { tiles, ..Self::empty(max_length, head_dim) };
         }
         Self::wide(cpu, max_length, head_dim)
@@ -220,12 +218,11 @@ impl Cpu {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if self.isa == Isa::Amx && relative.is_none() {
+        if let Some(kernel) = self.narrow.attention.filter(|_| relative.is_none()) {
             let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
             let (head_dim, out_stride, len) = (scratch.head_dim, out.stride, trunk_len + len);
-            assert!(scratch.tiles.len() >= amx::attention::work_bytes(len, head_dim), "workspace");
-            let args = amx::attention::AttentionArgs {
+            assert!(scratch.tiles.len() >= work_bytes(len, head_dim), "workspace");
+            let args = attention::AttentionArgs {
                 // SAFETY: `first` is a row of `qkv`.
                 qkv: unsafe { qkv.half().as_ptr().add(first * qkv.stride) },
                 qkv_stride: qkv.stride,
@@ -245,7 +242,7 @@ impl Cpu {
             };
             // SAFETY: `with_isa` asked the CPU; `attend` compared rows and widths, `Rows::new` keeps a block
             // of rows after the last, and `out` and the scratch are borrowed alone.
-            unsafe { amx::attention::attention(&args) };
+            unsafe { kernel(&args) };
             return;
         }
         for head in 0..kind.num_heads {

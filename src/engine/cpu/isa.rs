@@ -17,7 +17,7 @@ pub enum Isa {
     Avx512,
     /// And AVX512-VNNI, the same.
     Avx512Vnni,
-    /// And AVX512-BF16, an instruction for products of bf16.
+    /// And AVX512-BF16, an instruction for products of bf16, and DQ.
     Avx512Bf16,
     /// And AMX, instructions for products of whole tiles of bytes or bf16.
     Amx,
@@ -40,9 +40,11 @@ impl Isa {
         Self::Portable,
     ];
 
-    /// The fastest one this machine has.
+    /// The fastest one this machine has. Intel issues `vdpbf16ps` at a quarter of the rate of its f32 products, AMD at
+    /// the full one.
     pub fn detect() -> Self {
-        Self::available().next().unwrap_or(Self::Portable)
+        let is_fast = |isa: &Self| *isa != Self::Avx512Bf16 || is_amd();
+        Self::available().find(is_fast).unwrap_or(Self::Portable)
     }
 
     /// All that this machine has, fastest first.
@@ -57,8 +59,7 @@ impl Isa {
             Self::Portable | Self::Avx2 | Self::Avx512 => true,
             Self::Neon => dtype == Dtype::F32,
             Self::AvxVnni | Self::Avx512Vnni => dtype == Dtype::Int8,
-            Self::Avx512Bf16 => dtype == Dtype::Bf16,
-            Self::Amx => dtype != Dtype::F32,
+            Self::Avx512Bf16 | Self::Amx => dtype != Dtype::F32,
         })
     }
 
@@ -81,9 +82,8 @@ impl Isa {
             // Products are so fast that coding rows as bytes outweighs what narrow ones gain by it.
             Self::Amx if hidden_size < CODED_WIDTH => &[Dtype::Bf16, Dtype::Int8, Dtype::F32],
             Self::Amx => &[Dtype::Int8, Dtype::Bf16, Dtype::F32],
-            // Intel issues `vdpbf16ps` at a quarter of the rate of its f32 products, AMD at the full one.
-            Self::Avx512Bf16 if is_amd() => &[Dtype::Int8, Dtype::Bf16, Dtype::F32],
-            Self::Avx512Bf16 | Self::Avx512Vnni | Self::AvxVnni => &[Dtype::Int8, Dtype::F32],
+            Self::Avx512Bf16 => &[Dtype::Int8, Dtype::Bf16, Dtype::F32],
+            Self::Avx512Vnni | Self::AvxVnni => &[Dtype::Int8, Dtype::F32],
             Self::Avx512 | Self::Avx2 | Self::Neon | Self::Portable => &[Dtype::F32],
         }
     }
@@ -142,6 +142,7 @@ fn has_avx512_vnni() -> bool {
 fn has_avx512_bf16() -> bool {
     has_avx512_vnni()
         && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
 }
 

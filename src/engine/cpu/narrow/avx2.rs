@@ -127,9 +127,9 @@ impl Dot for Madd {
 
 narrow_table!(
     AVX2, avx2, Avx2, "avx2,fma", vectors: 2,
-    int8: Madd, 4, bf16: WidenedBf16<Avx2>, 4
+    int8: Madd, 4, bf16: WidenedBf16<Avx2>, 4, attention: None
 );
 narrow_table!(
     VNNI, vnni, Avx2, "avx2,fma,avxvnni", vectors: 2,
-    int8: Vnni, 4, bf16: WidenedBf16<Avx2>, 4
+    int8: Vnni, 4, bf16: WidenedBf16<Avx2>, 4, attention: None
 );

@@ -1,5 +1,6 @@
 //! AVX-512: `vpdpbusd` where VNNI is, `vdpbf16ps` where BF16 is, or the AVX2 way and f32 elsewhere.
 
+use super::attention::vectors;
 use super::lanes::Lanes;
 use super::tile::{Dot, WidenedBf16, narrow_table};
 use crate::engine::cpu::avx512::Avx512;
@@ -168,13 +169,13 @@ impl Dot for DotBf16 {
 
 narrow_table!(
     AVX512, avx512, Avx512, "avx512f,avx512bw", vectors: 2,
-    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8
+    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8, attention: None
 );
 narrow_table!(
     VNNI, vnni, Avx512, "avx512f,avx512bw,avx512vnni", vectors: 2,
-    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8
+    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8, attention: None
 );
 narrow_table!(
     BF16, bf16, Avx512<true>, "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16", vectors: 2,
-    int8: Vnni, 8, bf16: DotBf16, 8
+    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::attention)
 );

@@ -6,6 +6,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) mod amx;
+pub(super) mod attention;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -17,12 +18,17 @@ pub(super) mod portable;
 pub(super) mod tile;
 pub(super) mod weight;
 
+use attention::AttentionArgs;
+
 use super::kernels::{GateArgs, HeadNormArgs, MaxSimArgs, NormArgs, RotateArgs};
 use crate::engine::Epilogue;
 
 /// Bytes of k in one step: a row of an AMX tile, and what rows and weights are padded to.
 pub(super) const STEP_BYTES: usize = 64;
 pub(super) const STEP_DWORDS: usize = STEP_BYTES / 4;
+/// Rows of an AMX tile; a packed tile has as many lines of [`STEP_BYTES`].
+const TILE_ROWS: usize = 16;
+const TILE_BYTES: usize = TILE_ROWS * STEP_BYTES;
 /// Rows are stored in whole blocks of so many: a tile computes rows beyond the last, and drops them.
 pub(super) const BLOCK_ROWS: usize = 32;
 
@@ -40,6 +46,8 @@ pub(super) struct Kernels {
     pub(super) gate: unsafe fn(&GateArgs<u16>),
     pub(super) rotate: unsafe fn(&RotateArgs<u16>),
     pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
+    /// In bf16; elsewhere the f32 kernel takes widened rows.
+    pub(super) attention: Option<unsafe fn(&AttentionArgs)>,
     /// Late interaction in bf16, where that is faster than in f32.
     pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_, u16>) -> bool>,
 }

@@ -19,6 +19,7 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     gate,
     rotate,
     head_norm,
+    attention: None,
     max_sim: None,
 };
 

@@ -133,7 +133,7 @@ impl<S: Lanes> Dot for WidenedBf16<S> {
 macro_rules! narrow_table {
     (
         $name:ident, $entry:ident, $simd:ty, $features:literal, vectors: $vectors:literal,
-        int8: $int8:ty, $int8_rows:literal, bf16: $bf16:ty, $bf16_rows:literal
+        int8: $int8:ty, $int8_rows:literal, bf16: $bf16:ty, $bf16_rows:literal, attention: $attention:expr
     ) => {
         mod $entry {
             use super::*;
@@ -200,6 +200,7 @@ macro_rules! narrow_table {
             gate: $entry::gate,
             rotate: $entry::rotate,
             head_norm: $entry::head_norm,
+            attention: $attention,
             max_sim: None,
         };
     };

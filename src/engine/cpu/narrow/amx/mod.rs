@@ -2,22 +2,18 @@
 //!
 //! Sizes are constant: all eight tiles are whole, rows and columns beyond the data are computed and dropped.
 
-pub(in crate::engine::cpu) mod attention;
+mod attention;
 mod linear;
 mod max_sim;
 
 use super::finish::finish_row;
-use super::{Kernels, STEP_BYTES, avx512};
+use super::{Kernels, STEP_BYTES, TILE_BYTES, TILE_ROWS, avx512};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::LazyLock;
 
 /// Columns of a weight panel: two tiles.
 const PANEL: usize = 32;
-/// Rows of a tile.
-const TILE_ROWS: usize = 16;
-/// Bytes of a packed tile.
-const TILE_BYTES: usize = TILE_ROWS * STEP_BYTES;
 
 pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     panel: PANEL,
@@ -28,6 +24,7 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     gate: avx512::BF16.gate,
     rotate: avx512::BF16.rotate,
     head_norm: avx512::BF16.head_norm,
+    attention: Some(attention::attention),
     max_sim: Some(max_sim::max_sim),
 };
 
@@ -38,7 +35,7 @@ pub(in crate::engine::cpu) fn is_available() -> bool {
         const AMX: u32 = 1 << 22 | 1 << 24 | 1 << 25;
         const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
         const XFEATURE_XTILEDATA: libc::c_long = 18;
-        if __cpuid_count(7, 0).edx & AMX != AMX || !is_x86_feature_detected!("avx512dq") {
+        if __cpuid_count(7, 0).edx & AMX != AMX {
             return false;
         }
         // SAFETY: asks the system for leave to use the tiles' state; it holds for all threads.

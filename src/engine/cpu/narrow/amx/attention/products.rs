@@ -1,12 +1,11 @@
 //! The products of two blocks, made step by step while the softmax of a third is taken: the tile unit and the vector
 //! units work side by side, and what one writes has left for the cache when the other reads it.
 
-use super::softmax::State;
 use super::tiles::{exchange, load_rows, multiply};
-use super::{AttentionArgs, BLOCK, Block, LANES, S, Work};
 use crate::engine::cpu::narrow::amx::{STEP_BYTES, TILE_BYTES, TILE_ROWS, store_sums};
-use crate::engine::cpu::simd::Simd;
-use std::arch::x86_64::__m512;
+use crate::engine::cpu::narrow::attention::softmax::State;
+use crate::engine::cpu::narrow::attention::stages::{load, settle};
+use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block, Work};
 
 /// First the values of `mix` by their weights, then the scores of `score`.
 pub(super) struct Products<'a> {
@@ -69,7 +68,7 @@ impl<'a> Products<'a> {
         let (key, column) = (self.key, self.column);
         // SAFETY: offsets stay inside the workspace.
         unsafe {
-            let weights = work.weights(block).add(key - block.begin).cast::<u8>();
+            let weights = work.weights(block.slot).add(key - block.begin).cast::<u8>();
             let tile = key / BLOCK * (dim / TILE_ROWS) + column / TILE_ROWS;
             let values = work.values(block).add(tile * TILE_BYTES).cast_const();
             let columns = [values, values.add(TILE_BYTES)];
@@ -105,7 +104,7 @@ impl<'a> Products<'a> {
                 let columns = [keys, keys.add(steps * TILE_BYTES)];
                 load_rows(query.cast::<u8>().add(step * STEP_BYTES), 2 * args.qkv_stride);
                 if step == 0 {
-                    let to = work.scores(block).add(self.key - block.begin);
+                    let to = work.scores(block.slot).add(self.key - block.begin);
                     self.exchange(columns, Sums { to, stride, context: None }, state);
                 } else {
                     multiply(columns);
@@ -147,51 +146,12 @@ impl<'a> Products<'a> {
     #[inline(always)]
     unsafe fn finish(&self, state: &State) {
         let Some((block, column)) = self.sums.context else { return };
-        let (args, work) = (self.args, self.work);
-        let columns = BLOCK.min(args.head_dim - column);
-        for i in 0..block.rows {
-            let at = (block.first + i) * args.out_stride + block.head * args.head_dim + column;
-            // SAFETY: a row of the tile, of the context, and of the output.
+        let of = (self.work, state);
+        for row in 0..block.rows {
+            // SAFETY: a row of the tile, and of the block.
             unsafe {
-                let context = work.context.add(i * work.sizes.dim + column);
-                let mut sums = load(work.tile.add(i * BLOCK));
-                if !block.has_first_keys() {
-                    let factor = S::splat(state.factor(block.slot, i));
-                    let before = load(context);
-                    sums = [0, 1].map(|j| S::fma(before[j], factor, sums[j]));
-                }
-                if block.has_last_keys() {
-                    let scale = S::splat(state.scale(block.slot, i));
-                    store(sums.map(|sum| S::mul(sum, scale)), args.out.add(at), columns);
-                } else {
-                    store(sums, context, BLOCK);
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-/// AVX-512 is available; `row` has 32 floats.
-#[inline(always)]
-unsafe fn load(row: *const f32) -> [__m512; 2] {
-    // SAFETY: the caller's promise.
-    unsafe { [S::load(row), S::load(row.add(LANES))] }
-}
-
-/// # Safety
-/// AVX-512 is available; `out` has `columns` floats, at most 32.
-#[inline(always)]
-unsafe fn store(x: [__m512; 2], out: *mut f32, columns: usize) {
-    for (i, x) in x.into_iter().enumerate() {
-        let part = columns.saturating_sub(i * LANES);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let out = out.wrapping_add(i * LANES);
-            if part >= LANES {
-                S::store(out, x);
-            } else if part > 0 {
-                S::store_part(out, part, x);
+                let sums = load(self.work.tile.add(row * BLOCK));
+                settle(self.args, (block, row), column, sums, of);
             }
         }
     }

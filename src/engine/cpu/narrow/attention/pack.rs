@@ -2,7 +2,7 @@
 
 use super::{AttentionArgs, BLOCK, Sizes};
 use crate::engine::cpu::avx512;
-use crate::engine::cpu::narrow::amx::{STEP_BYTES, TILE_BYTES, TILE_ROWS};
+use crate::engine::cpu::narrow::{STEP_BYTES, TILE_BYTES, TILE_ROWS};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -11,7 +11,11 @@ use std::ops::Range;
 /// # Safety
 /// AVX-512 is available; any address will do.
 #[inline(always)]
-pub(super) unsafe fn fetch(args: &AttentionArgs, head: usize, tokens: Range<usize>) {
+pub(in crate::engine::cpu::narrow) unsafe fn fetch(
+    args: &AttentionArgs,
+    head: usize,
+    tokens: Range<usize>,
+) {
     let group = args.num_heads / args.num_kv_heads;
     let mut heads = [head, 0, 0];
     if head.is_multiple_of(group) {
@@ -33,9 +37,14 @@ pub(super) unsafe fn fetch(args: &AttentionArgs, head: usize, tokens: Range<usiz
 /// `head_dim`.
 ///
 /// # Safety
-/// As for [`super::attention`]; `out` has room for them.
+/// As for [`super::vectors::attention`]; `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn keys(args: &AttentionArgs, head: usize, sizes: Sizes, out: *mut u8) {
+pub(in crate::engine::cpu::narrow) unsafe fn keys(
+    args: &AttentionArgs,
+    head: usize,
+    sizes: Sizes,
+    out: *mut u8,
+) {
     let Sizes { len, dim, .. } = sizes;
     let steps = dim / BLOCK;
     // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
@@ -65,9 +74,14 @@ pub(super) unsafe fn keys(args: &AttentionArgs, head: usize, sizes: Sizes, out: 
 /// `head_dim`.
 ///
 /// # Safety
-/// As for [`super::attention`]; `out` has room for them.
+/// As for [`super::vectors::attention`]; `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn values(args: &AttentionArgs, head: usize, sizes: Sizes, out: *mut u8) {
+pub(in crate::engine::cpu::narrow) unsafe fn values(
+    args: &AttentionArgs,
+    head: usize,
+    sizes: Sizes,
+    out: *mut u8,
+) {
     let Sizes { len, dim, .. } = sizes;
     // SAFETY: values begin after all heads' queries and keys; masked loads read inside a head.
     unsafe {

@@ -1,13 +1,17 @@
 //! The softmax of a few rows of scores side by side, from f32 to bf16 weights.
 
-use super::{BLOCK, LANES, S};
+use super::BLOCK;
+use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+type S = Avx512<true>;
+const LANES: usize = S::LANES;
+
 /// Rows that take their softmax side by side: the maximum of one alone would be waited for.
-pub(super) const ROWS: usize = 4;
+pub(in crate::engine::cpu::narrow) const ROWS: usize = 4;
 /// Stands where no key is: its weight is lost in any sum.
 const NO_KEY: f32 = -1e30;
 
@@ -54,13 +58,13 @@ impl ByRow {
 
 /// Maxima and sums of [`ROWS`] rows over the keys so far.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(in crate::engine::cpu::narrow) struct Rows {
     max: __m512,
     sum: __m512,
 }
 
 /// What the softmax of a block of queries carries from keys to keys, and what its values are multiplied by.
-pub(super) struct State {
+pub(in crate::engine::cpu::narrow) struct State {
     max: ByRow,
     sum: ByRow,
     /// For the values of keys before, in either place of weights; and for all values in the end.
@@ -79,7 +83,7 @@ impl State {
     /// # Safety
     /// The CPU has AVX-512.
     #[inline(always)]
-    pub(super) unsafe fn rows(&self, row: usize, is_first: bool) -> Rows {
+    pub(in crate::engine::cpu::narrow) unsafe fn rows(&self, row: usize, is_first: bool) -> Rows {
         // SAFETY: the caller's promise.
         unsafe {
             if is_first {
@@ -92,7 +96,13 @@ impl State {
     /// # Safety
     /// The CPU has AVX-512.
     #[inline(always)]
-    pub(super) unsafe fn set(&mut self, row: usize, slot: usize, rows: Rows, factors: __m512) {
+    pub(in crate::engine::cpu::narrow) unsafe fn set(
+        &mut self,
+        row: usize,
+        slot: usize,
+        rows: Rows,
+        factors: __m512,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             self.max.store(row, rows.max);
@@ -102,27 +112,37 @@ impl State {
         }
     }
 
-    pub(super) fn factor(&self, slot: usize, row: usize) -> f32 {
+    pub(in crate::engine::cpu::narrow) fn factor(&self, slot: usize, row: usize) -> f32 {
         self.factors[slot].of(row)
     }
 
-    pub(super) fn scale(&self, slot: usize, row: usize) -> f32 {
+    pub(in crate::engine::cpu::narrow) fn scale(&self, slot: usize, row: usize) -> f32 {
         self.scales[slot].of(row)
     }
 }
 
 /// Some rows of a matrix.
-#[derive(Clone, Copy)]
-pub(super) struct Part<T> {
-    pub(super) start: *mut T,
-    pub(super) stride: usize,
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine::cpu::narrow) struct Part<T> {
+    pub(in crate::engine::cpu::narrow) start: *mut T,
+    pub(in crate::engine::cpu::narrow) stride: usize,
 }
 
 impl<T> Part<T> {
+    /// The rows from `row` on.
+    ///
     /// # Safety
     /// The row is one of the matrix.
     #[inline(always)]
-    pub(super) unsafe fn row(&self, i: usize) -> *mut T {
+    pub(in crate::engine::cpu::narrow) unsafe fn from(&self, row: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self { start: self.row(row), stride: self.stride } }
+    }
+
+    /// # Safety
+    /// The row is one of the matrix.
+    #[inline(always)]
+    pub(in crate::engine::cpu::narrow) unsafe fn row(&self, i: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.start.add(i * self.stride) }
     }
@@ -135,7 +155,7 @@ impl<T> Part<T> {
 /// # Safety
 /// Rows of `scores` and `weights` are valid for `padded` numbers, a multiple of 32, by which all of `visible` end.
 #[inline(always)]
-pub(super) unsafe fn softmax(
+pub(in crate::engine::cpu::narrow) unsafe fn softmax(
     scores: Part<f32>,
     visible: &[Range<usize>; ROWS],
     padded: usize,

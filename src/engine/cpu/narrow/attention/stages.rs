@@ -1,0 +1,112 @@
+//! What every instruction set's attention does between its products.
+
+use super::pack;
+use super::softmax::{Part, ROWS, State, softmax};
+use super::{AttentionArgs, BLOCK, Block, Work};
+use crate::engine::cpu::avx512::Avx512;
+use crate::engine::cpu::math;
+use crate::engine::cpu::simd::Simd;
+use std::arch::x86_64::__m512;
+
+type S = Avx512<true>;
+const LANES: usize = S::LANES;
+
+/// Packs the keys and values of a head before its first block of queries.
+///
+/// # Safety
+/// As for [`super::vectors::attention`]; so for all here.
+#[inline(always)]
+pub(in crate::engine::cpu::narrow) unsafe fn pack(args: &AttentionArgs, block: Block, work: &Work) {
+    let is_first = block.first == 0 && block.has_first_keys();
+    if is_first && block.head.is_multiple_of(args.group()) {
+        let head = block.head / args.group();
+        // SAFETY: the caller's promise.
+        unsafe {
+            pack::keys(args, head, work.sizes, work.keys());
+            pack::values(args, head, work.sizes, work.values(block));
+        }
+    }
+}
+
+/// The softmax of [`ROWS`] rows of a block from `row` on, whose scores and weights are given. Rows beyond the last are
+/// computed and dropped.
+#[inline(always)]
+pub(in crate::engine::cpu::narrow) unsafe fn weigh(
+    args: &AttentionArgs,
+    block: Block,
+    row: usize,
+    (scores, weights): (Part<f32>, Part<u16>),
+    state: &mut State,
+) {
+    let Block { first, rows, begin, end, .. } = block;
+    let visible = std::array::from_fn(|r| {
+        let seen = args.visible(first + (row + r).min(rows - 1));
+        seen.start.clamp(begin, end) - begin..seen.end.clamp(begin, end) - begin
+    });
+    // SAFETY: rows of the block.
+    unsafe {
+        if let Some(cap) = args.softcap {
+            for r in 0..ROWS {
+                math::softcap::<S>(scores.row(r), end - begin, cap);
+            }
+        }
+        let rows = state.rows(row, block.has_first_keys());
+        let (rows, factors) = softmax(scores, &visible, end - begin, weights, rows);
+        state.set(row, block.slot, rows, factors);
+    }
+}
+
+/// Adds a row's values by the weights of these keys, 32 columns from `column` on, to those of the keys before, and writes
+/// them out after the last.
+#[inline(always)]
+pub(in crate::engine::cpu::narrow) unsafe fn settle(
+    args: &AttentionArgs,
+    (block, row): (Block, usize),
+    column: usize,
+    mut sums: [__m512; 2],
+    (work, state): (&Work, &State),
+) {
+    let at = (block.first + row) * args.out_stride + block.head * args.head_dim + column;
+    // SAFETY: a row of the context, and of the output.
+    unsafe {
+        let context = work.context.add(row * work.sizes.dim + column);
+        if !block.has_first_keys() {
+            let factor = S::splat(state.factor(block.slot, row));
+            let before = load(context);
+            for (sum, before) in sums.iter_mut().zip(before) {
+                *sum = S::fma(before, factor, *sum);
+            }
+        }
+        if block.has_last_keys() {
+            let scale = S::splat(state.scale(block.slot, row));
+            let scaled = [S::mul(sums[0], scale), S::mul(sums[1], scale)];
+            store(scaled, args.out.add(at), BLOCK.min(args.head_dim - column));
+        } else {
+            store(sums, context, BLOCK);
+        }
+    }
+}
+
+/// `row` has 32 floats.
+#[inline(always)]
+pub(in crate::engine::cpu::narrow) unsafe fn load(row: *const f32) -> [__m512; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [S::load(row), S::load(row.add(LANES))] }
+}
+
+/// `out` has `columns` floats, at most 32.
+#[inline(always)]
+pub(in crate::engine::cpu::narrow) unsafe fn store(x: [__m512; 2], out: *mut f32, columns: usize) {
+    for (i, x) in x.into_iter().enumerate() {
+        let part = columns.saturating_sub(i * LANES);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let out = out.wrapping_add(i * LANES);
+            if part >= LANES {
+                S::store(out, x);
+            } else if part > 0 {
+                S::store_part(out, part, x);
+            }
+        }
+    }
+}
