@@ -54,7 +54,8 @@ fn late_interaction_is_its_definition_on_every_instruction_set() {
     // On both sides of the edges of tiles, panels, steps and blocks; similarities may all be negative.
     for (dim, num_queries) in [(8, 1), (24, 14), (96, 33), (128, 32), (130, 65)] {
         let query = values(5, num_queries * dim);
-        let documents = documents(&[0, 1, 13, 14, 0, 15, 31, 32, 33, 1030, 180, 64], dim);
+        let lens = [0, 1, 11, 12, 13, 14, 0, 15, 24, 31, 32, 33, 1030, 180, 64];
+        let documents = documents(&lens, dim);
         let kept: Vec<_> = documents.iter().map(|x| Format::F32.encode(x, dim)).collect();
         for cpu in kernels() {
             // What a narrow product sees.
@@ -75,8 +76,8 @@ fn late_interaction_is_its_definition_on_every_instruction_set() {
 
 #[test]
 fn documents_are_compared_as_what_their_bytes_decode_to_whoever_is_beside_them() {
-    for dim in [1, 3, 24, 96, 128, 130, 384] {
-        let documents = documents(&[0, 1, 13, 14, 15, 33, 180], dim);
+    for dim in [1, 3, 16, 24, 96, 128, 130, 384] {
+        let documents = documents(&[0, 1, 12, 25, 13, 14, 24, 15, 33, 180], dim);
         let query = values(5, 70 * dim);
         for format in FORMATS {
             let kept: Vec<_> = documents.iter().map(|x| format.encode(x, dim)).collect();

@@ -1,15 +1,15 @@
-//! AVX2 with FMA and F16C: 16 registers of 8 floats.
+//! AVX2 with FMA and F16C: 16 registers of 8 floats. With `BF16` the conversions to bf16 are those of AVX512-BF16.
 
 use super::simd::Simd;
 use crate::matrix_format::LEVELS;
 use std::arch::x86_64::*;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx2;
+pub(super) struct Avx2<const BF16: bool = false>;
 
 // SAFETY (every block): the trait's contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-impl Simd for Avx2 {
+impl<const BF16: bool> Simd for Avx2<BF16> {
     type V = __m256;
     const LANES: usize = 8;
 

@@ -3,6 +3,8 @@
 use super::kernels::Kernels;
 use super::narrow;
 use crate::engine::Dtype;
+#[cfg(target_arch = "x86_64")]
+use std::sync::LazyLock;
 
 /// A level of instruction sets that has kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,8 +151,12 @@ fn has_avx512_bf16() -> bool {
 /// Whether CPUID names AMD as the maker.
 #[cfg(target_arch = "x86_64")]
 fn is_amd() -> bool {
-    let maker = std::arch::x86_64::__cpuid(0);
-    [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    // Asked once: in a virtual machine it is the host that answers.
+    static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
+        let maker = std::arch::x86_64::__cpuid(0);
+        [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    });
+    *IS_AMD
 }
 
 #[cfg(not(target_arch = "x86_64"))]

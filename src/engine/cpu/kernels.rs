@@ -234,7 +234,7 @@ pub(super) struct MaxSimArgs<'a, N = f32> {
     pub(super) ends: &'a [usize],
     /// Of f32 `[num_panels][dim][panel]`; of bf16 `[num_panels][dim / 2][panel]` pairs, `dim` in whole steps. One at
     /// least.
-    pub(super) panels: *const N,
+    pub(super) panels: &'a [N],
     pub(super) num_panels: usize,
     /// `[num_documents][num_panels * panel]`
     pub(super) best: *mut f32,
@@ -249,7 +249,8 @@ macro_rules! kernel_table {
                 AttentionArgs, FirstArgs, GateArgs, HeadNormArgs, LinearArgs, MaxSimArgs, NormArgs,
                 RotateArgs,
             };
-            use crate::engine::cpu::{attention, first, gemm, max_sim, norm, numbers, rowwise};
+            use crate::engine::cpu::max_sim::kernel;
+            use crate::engine::cpu::{attention, first, gemm, norm, numbers, rowwise};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
@@ -304,7 +305,7 @@ macro_rules! kernel_table {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn max_sim(args: &MaxSimArgs<'_>) -> bool {
                 // SAFETY: as above.
-                unsafe { max_sim::kernel::max_sim::<$simd, $rows, $vectors>(args) }
+                unsafe { kernel::max_sim::<kernel::F32<$simd>, $rows, $vectors>(args) }
             }
         }
 

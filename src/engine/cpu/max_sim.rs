@@ -100,13 +100,11 @@ impl Cpu {
         let best = best.as_mut_ptr();
         let are_finite = match (&query.panels, self.narrow_max_sim()) {
             (Panels::Bf16(panels), Some(kernel)) => {
-                let panels = panels.as_ptr();
                 let args = MaxSimArgs { format, dim, documents, ends, panels, num_panels, best };
                 // SAFETY: `with_isa` asked the CPU; panels and maxima are whole, and so are the documents' vectors.
                 unsafe { kernel(&args) }
             }
             (Panels::F32(panels), _) => {
-                let panels = panels.as_ptr();
                 let args = MaxSimArgs { format, dim, documents, ends, panels, num_panels, best };
                 // SAFETY: as above.
                 unsafe { (self.kernels.max_sim)(&args) }

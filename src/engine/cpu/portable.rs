@@ -38,8 +38,7 @@ unsafe fn max_sim(args: &MaxSimArgs<'_>) -> bool {
         }
         for i in (0..num_vectors).take_while(|_| !rows.is_empty()) {
             let place = i / PANEL * args.dim * PANEL + i % PANEL;
-            // SAFETY: a column below `dim` of a vector of the panels.
-            let number = |d: usize| unsafe { *args.panels.add(place + d * PANEL) };
+            let number = |d: usize| args.panels[place + d * PANEL];
             let mut best = f32::NEG_INFINITY;
             for row in rows.chunks_exact(args.dim) {
                 let product: f32 = row.iter().enumerate().map(|(d, x)| x * number(d)).sum();

@@ -83,6 +83,38 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether rows are whole pairs of vectors whose numbers stand for themselves.
+    #[inline(always)]
+    pub(in crate::engine::cpu) fn is_plain<S: Simd>(&self) -> bool {
+        self.format != Format::Bits2 && self.dim.is_multiple_of(2 * S::LANES)
+    }
+
+    /// Writes row `row` as [`Self::read`] does, in so few registers that those of a product around it stay where they
+    /// are.
+    ///
+    /// # Safety
+    /// As for [`Self::read`]; rows are plain.
+    #[inline(always)]
+    pub(in crate::engine::cpu) unsafe fn read_plain<S: Simd, T: Target<S>>(
+        &self,
+        row: usize,
+        dim: usize,
+        to: T,
+    ) {
+        // SAFETY: the caller's promise; a scale is in front of its codes.
+        unsafe {
+            let from = self.row(row);
+            match self.format {
+                Format::F16 => copy_pairs::<S, _, _>(Halves, from, dim, to),
+                Format::Int8 => {
+                    let codes = Codes(S::splat(from.cast::<f32>().read_unaligned()));
+                    copy_pairs::<S, _, _>(codes, from.add(SCALE_BYTES), dim, to);
+                }
+                Format::F32 | Format::Bits2 => copy_pairs::<S, _, _>(Singles, from, dim, to),
+            }
+        }
+    }
+
     /// Writes `num` rows from `row` on; `dim` is the reader's, here where a caller knows it before it runs.
     ///
     /// # Safety
@@ -212,16 +244,33 @@ unsafe fn copy<S: Simd, N: Source<S>, T: Target<S>>(
     let (pairs, whole) = (dim - dim % (2 * S::LANES), dim - dim % S::LANES);
     // SAFETY: the caller's promise; what is no whole vector is copied.
     unsafe {
-        for d in (0..pairs).step_by(2 * S::LANES) {
-            let second = from.add((d + S::LANES) * N::NUM_BYTES);
-            to.store_pair(d, [numbers.load(from.add(d * N::NUM_BYTES)), numbers.load(second)]);
-        }
+        copy_pairs::<S, _, _>(numbers, from, pairs, to);
         if pairs < whole {
             to.store(pairs, numbers.load(from.add(pairs * N::NUM_BYTES)));
         }
         if whole < dim {
             let from = from.add(whole * N::NUM_BYTES);
             to.store(whole, numbers.load(last(from, (dim - whole) * N::NUM_BYTES).as_ptr()));
+        }
+    }
+}
+
+/// Copies `num` numbers of a row, in whole pairs of vectors.
+///
+/// # Safety
+/// As for [`copy`]; there are as many.
+#[inline(always)]
+unsafe fn copy_pairs<S: Simd, N: Source<S>, T: Target<S>>(
+    numbers: N,
+    from: *const u8,
+    num: usize,
+    to: T,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for d in (0..num).step_by(2 * S::LANES) {
+            let second = from.add((d + S::LANES) * N::NUM_BYTES);
+            to.store_pair(d, [numbers.load(from.add(d * N::NUM_BYTES)), numbers.load(second)]);
         }
     }
 }
@@ -310,51 +359,60 @@ impl<S: Simd> Target<S> for Line {
     }
 }
 
-/// Columns of a chunk of [`Tile`].
-pub(in crate::engine::cpu) const CHUNK: usize = 128;
-
-/// `[num_chunks][MR][CHUNK]` floats: rows lie so far apart that a kernel need not multiply.
+/// `[num_chunks][ROWS][CHUNK]` numbers: rows lie so far apart that a kernel need not multiply.
 #[derive(Clone, Copy)]
-pub(in crate::engine::cpu) struct Tile<const MR: usize>(pub(in crate::engine::cpu) *mut f32);
+pub(in crate::engine::cpu) struct Tile<N, const ROWS: usize, const CHUNK: usize>(
+    pub(in crate::engine::cpu) *mut N,
+);
 
-impl<S: Simd, const MR: usize> Target<S> for Tile<MR> {
+/// What tile units read.
+pub(in crate::engine::cpu) type Block = Tile<u16, BLOCK_ROWS, STEP>;
+
+impl<N: Copy, const ROWS: usize, const CHUNK: usize> Tile<N, ROWS, CHUNK> {
+    /// # Safety
+    /// The tile has the row.
     #[inline(always)]
-    unsafe fn row(self, i: usize) -> Self {
+    unsafe fn at_row(self, i: usize) -> Self {
         // SAFETY: the caller's promise.
         Self(unsafe { self.0.add(i * CHUNK) })
     }
+
+    /// # Safety
+    /// The tile has the column.
     #[inline(always)]
-    unsafe fn store(self, d: usize, v: S::V) {
+    unsafe fn column(self, d: usize) -> *mut N {
         // SAFETY: the caller's promise.
-        unsafe { S::store(self.0.add(d / CHUNK * MR * CHUNK + d % CHUNK), v) }
+        unsafe { self.0.add(d / CHUNK * ROWS * CHUNK + d % CHUNK) }
     }
 }
 
-/// `[steps][BLOCK_ROWS][STEP]` bf16.
-#[derive(Clone, Copy)]
-pub(in crate::engine::cpu) struct Block(pub(in crate::engine::cpu) *mut u16);
-
-impl Block {
-    #[inline(always)]
-    fn place(d: usize) -> usize {
-        d / STEP * BLOCK_ROWS * STEP + d % STEP
-    }
-}
-
-impl<S: Lanes> Target<S> for Block {
+impl<S: Simd, const ROWS: usize, const CHUNK: usize> Target<S> for Tile<f32, ROWS, CHUNK> {
     #[inline(always)]
     unsafe fn row(self, i: usize) -> Self {
         // SAFETY: the caller's promise.
-        Self(unsafe { self.0.add(i * STEP) })
+        unsafe { self.at_row(i) }
     }
     #[inline(always)]
     unsafe fn store(self, d: usize, v: S::V) {
         // SAFETY: the caller's promise.
-        unsafe { S::store_bf16(self.0.add(Self::place(d)), v) }
+        unsafe { S::store(self.column(d), v) }
+    }
+}
+
+impl<S: Lanes, const ROWS: usize, const CHUNK: usize> Target<S> for Tile<u16, ROWS, CHUNK> {
+    #[inline(always)]
+    unsafe fn row(self, i: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { self.at_row(i) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, d: usize, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store_bf16(self.column(d), v) }
     }
     #[inline(always)]
     unsafe fn store_pair(self, d: usize, v: [S::V; 2]) {
-        // SAFETY: the caller's promise; a pair of vectors does not cross a step.
-        unsafe { S::store_bf16_pair(self.0.add(Self::place(d)), v) }
+        // SAFETY: the caller's promise; a pair of vectors does not cross a chunk.
+        unsafe { S::store_bf16_pair(self.column(d), v) }
     }
 }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 // SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-impl Lanes for Avx2 {
+impl<const BF16: bool> Lanes for Avx2<BF16> {
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m256 {
         unsafe {
@@ -25,6 +25,17 @@ impl Lanes for Avx2 {
             let (low, high) =
                 (_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
             _mm_storeu_si128(p.cast(), _mm_packus_epi32(low, high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pair(p: *mut u16, v: [__m256; 2]) {
+        unsafe {
+            if BF16 {
+                let narrow: __m256i = std::mem::transmute(_mm256_cvtne2ps_pbh(v[1], v[0]));
+                return _mm256_storeu_si256(p.cast(), narrow);
+            }
+            Self::store_bf16(p, v[0]);
+            Self::store_bf16(p.add(8), v[1]);
         }
     }
     #[inline(always)]
@@ -127,9 +138,9 @@ impl Dot for Madd {
 
 narrow_table!(
     AVX2, avx2, Avx2, "avx2,fma", vectors: 2,
-    int8: Madd, 4, bf16: WidenedBf16<Avx2>, 4, attention: None
+    int8: Madd, 4, bf16: WidenedBf16<Avx2>, 4, attention: None, max_sim: None
 );
 narrow_table!(
     VNNI, vnni, Avx2, "avx2,fma,avxvnni", vectors: 2,
-    int8: Vnni, 4, bf16: WidenedBf16<Avx2>, 4, attention: None
+    int8: Vnni, 4, bf16: WidenedBf16<Avx2>, 4, attention: None, max_sim: None
 );

@@ -3,7 +3,10 @@
 use super::attention::vectors;
 use super::lanes::Lanes;
 use super::tile::{Dot, WidenedBf16, narrow_table};
+use crate::engine::cpu::avx2::Avx2;
 use crate::engine::cpu::avx512::Avx512;
+use crate::engine::cpu::kernels::MaxSimArgs;
+use crate::engine::cpu::max_sim::kernel::{self, Comparison};
 use std::arch::x86_64::*;
 
 // SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
@@ -167,15 +170,42 @@ impl Dot for DotBf16 {
     }
 }
 
+impl Comparison for DotBf16 {
+    type Simd = Avx512<true>;
+    type Number = u16;
+    // Zen 4 converts in vectors of 256 bits beside its products, but in those of 512 in place of some.
+    type Between = Avx2<true>;
+    const READS_BETWEEN: bool = true;
+
+    #[inline(always)]
+    fn bytes_ahead(_: usize) -> usize {
+        // Into the first-level cache, where a tile of kept f32 more would be too much.
+        2048
+    }
+    #[inline(always)]
+    unsafe fn fetch(line: *const u8) {
+        // SAFETY: the caller's CPU has the instruction set.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+}
+
 narrow_table!(
     AVX512, avx512, Avx512, "avx512f,avx512bw", vectors: 2,
-    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8, attention: None
+    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8, attention: None, max_sim: None
 );
 narrow_table!(
     VNNI, vnni, Avx512, "avx512f,avx512bw,avx512vnni", vectors: 2,
-    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8, attention: None
+    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8, attention: None, max_sim: None
 );
 narrow_table!(
     BF16, bf16, Avx512<true>, "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16", vectors: 2,
-    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::attention)
+    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::attention), max_sim: Some(max_sim_bf16)
 );
+
+/// # Safety
+/// The CPU has the instruction set of [`BF16`]; `args` describes valid memory and `best` overlaps nothing else.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16")]
+unsafe fn max_sim_bf16(args: &MaxSimArgs<'_, u16>) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { kernel::max_sim::<DotBf16, 12, 2>(args) }
+}

@@ -48,7 +48,7 @@ pub(super) struct Kernels {
     pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
     /// In bf16; elsewhere the f32 kernel takes widened rows.
     pub(super) attention: Option<unsafe fn(&AttentionArgs)>,
-    /// Late interaction in bf16, where that is faster than in f32.
+    /// Late interaction in bf16, where an instruction multiplies them.
     pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_, u16>) -> bool>,
 }
 

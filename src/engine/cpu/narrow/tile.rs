@@ -133,7 +133,8 @@ impl<S: Lanes> Dot for WidenedBf16<S> {
 macro_rules! narrow_table {
     (
         $name:ident, $entry:ident, $simd:ty, $features:literal, vectors: $vectors:literal,
-        int8: $int8:ty, $int8_rows:literal, bf16: $bf16:ty, $bf16_rows:literal, attention: $attention:expr
+        int8: $int8:ty, $int8_rows:literal, bf16: $bf16:ty, $bf16_rows:literal, attention: $attention:expr,
+        max_sim: $max_sim:expr
     ) => {
         mod $entry {
             use super::*;
@@ -201,7 +202,7 @@ macro_rules! narrow_table {
             rotate: $entry::rotate,
             head_norm: $entry::head_norm,
             attention: $attention,
-            max_sim: None,
+            max_sim: $max_sim,
         };
     };
 }

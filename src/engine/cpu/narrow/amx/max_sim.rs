@@ -9,7 +9,7 @@ use super::{Operands, PANEL, TILE_BYTES, Tiles, exchange_near, multiply_near, st
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::buffer::Buffer;
 use crate::engine::cpu::kernels::MaxSimArgs;
-use crate::engine::cpu::max_sim::kept::{Block, Reader, Target};
+use crate::engine::cpu::max_sim::kept::{Block, Reader, Target, Tile};
 use crate::engine::cpu::simd::Simd;
 
 type S = avx512::Avx512<true>;
@@ -66,7 +66,7 @@ unsafe fn blocks<const DIM: usize>(args: &MaxSimArgs<'_, u16>) -> bool {
         for (i, first) in (0..num_rows).step_by(BLOCK_ROWS).enumerate() {
             let (now, later) = (block(i), block(i + BLOCKS_AHEAD));
             for panel_idx in 0..args.num_panels {
-                let query = args.panels.cast::<u8>();
+                let query = args.panels.as_ptr().cast::<u8>();
                 let query = query.add(panel_idx * steps * STEP_DWORDS * PANEL * 4);
                 // Of the tile before, if there is one.
                 let is_of_one = fold.is_of_one();
@@ -137,7 +137,7 @@ impl<'a> Rows<'a> {
     /// As for [`max_sim`]; `block` is valid for a block.
     #[inline(always)]
     unsafe fn read(&mut self, dim: usize, block: *mut u16, begin: usize, end: usize) {
-        let mut to = begin;
+        let (mut to, block): (_, Block) = (begin, Tile(block));
         while to < end {
             while self.row == self.num_rows {
                 let Some(document_end) = self.args.ends.get(self.document) else { return };
@@ -160,7 +160,7 @@ impl<'a> Rows<'a> {
                 for line in (0..num * self.reader.row_bytes).step_by(LINE_BYTES) {
                     S::prefetch(ahead.wrapping_add(line).cast());
                 }
-                self.reader.read::<S, _>(self.row, num, dim, Target::<S>::row(Block(block), to));
+                self.reader.read::<S, _>(self.row, num, dim, Target::<S>::row(block, to));
             }
             self.row += num;
             to += num;
