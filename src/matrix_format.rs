@@ -148,6 +148,19 @@ pub(crate) fn widen_half(half: u16) -> f32 {
     f32::from_bits(magnitude.to_bits() | odd | (half & 0x8000) << 16)
 }
 
+/// The sum of as many lanes as a power of two: of each with that half of them further on, and so on.
+#[inline(always)]
+pub(crate) fn sum_in_halves(lanes: &mut [f32]) -> f32 {
+    let mut half = lanes.len() / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,13 +2,15 @@
 
 use half::f16;
 
-use super::{halves, read_halves};
+use super::{halves, read_halves, sum_in_halves};
 
 /// What a 2-bit code stands for: the levels that lose least of a normal distribution (Joel Max, "Quantizing for
 /// minimum distortion", 1960), and the bound between the small and the large one.
 pub(crate) const LEVELS: [f32; 4] = [-1.510, -0.4528, 0.4528, 1.510];
 const BOUND: f32 = 0.9816;
 pub(crate) const CODES_PER_BYTE: usize = 4;
+/// In which the squares of a row are summed: a multiple of those of any instruction set.
+const LANES: usize = 16;
 /// What the codes of each byte stand for, so that a byte is read by one look.
 static LEVELS_OF: [[f32; CODES_PER_BYTE]; 256] = {
     let mut table = [[0.0; CODES_PER_BYTE]; 256];
@@ -80,27 +82,26 @@ pub(super) fn decode(bytes: &[u8], dim: usize, out: &mut Vec<f32>) {
         for (to, ((mean, deviation), level)) in rest.iter_mut().zip(columns) {
             *to = mean + deviation * level;
         }
-        let scale = to_length_one(row);
+        let scale = to_length_one(squares(row));
         row.iter_mut().for_each(|x| *x *= scale);
     }
 }
 
 /// What makes a vector's length one, if it has any.
 #[inline(always)]
-pub(crate) fn to_length_one(row: &[f32]) -> f32 {
-    let length = squares(row).sqrt();
+pub(crate) fn to_length_one(squares: f32) -> f32 {
+    let length = squares.sqrt();
     if length > 0.0 { 1.0 / length } else { 1.0 }
 }
 
-/// The sum of the squares, in lanes: one after another they would take most of the reading.
+/// The sum of the squares in lanes: one after another they would take most of the reading.
 #[inline(always)]
 fn squares(row: &[f32]) -> f32 {
-    const LANES: usize = 8;
     let mut lanes = [0f32; LANES];
     let (parts, rest) = row.as_chunks::<LANES>();
     for part in parts {
         lanes.iter_mut().zip(part).for_each(|(lane, x)| *lane += x * x);
     }
-    let rest = rest.iter().map(|x| x * x);
-    lanes.into_iter().chain(rest).sum()
+    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane += x * x);
+    sum_in_halves(&mut lanes)
 }

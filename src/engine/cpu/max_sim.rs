@@ -16,7 +16,7 @@ use super::narrow::STEP_DWORDS;
 use super::simd::MAX_LANES;
 use crate::engine::{Dtype, MaxSim, MaxSimError};
 use crate::error::DeviceError;
-use crate::matrix_format::Format;
+use crate::matrix_format::{Format, sum_in_halves};
 
 /// Documents that are compared at a time: their maxima stay in a core's caches, and what the last block of a group has
 /// too many rows is little beside them.
@@ -145,14 +145,7 @@ fn sum(best: &[f32]) -> f32 {
         lanes.iter_mut().zip(best).for_each(|(lane, best)| *lane += best);
     }
     lanes.iter_mut().zip(rest).for_each(|(lane, best)| *lane += best);
-    let mut half = MAX_LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    sum_in_halves(&mut lanes)
 }
 
 /// Numbers of a step of the narrow kernels.

@@ -3,8 +3,6 @@
 //!
 //! Each number is what [`Format::decode`] makes of it.
 
-use std::slice::from_raw_parts;
-
 use super::STEP;
 use crate::engine::cpu::buffer::Buffer;
 use crate::engine::cpu::narrow::{BLOCK_ROWS, lanes::Lanes};
@@ -19,9 +17,12 @@ pub(in crate::engine::cpu) struct Reader<'a> {
     bytes: &'a [u8],
     /// The first vector.
     rows: *const u8,
-    /// Of 2 bits the means and the deviations of the columns, and room for a row, each [`in_whole_vectors`].
+    /// Of 2 bits the means and the deviations of the columns, and room for rows, each [`in_whole_vectors`].
     columns: Buffer,
 }
+
+/// Rows of 2 bits that are read together: no row waits for the root of the one before.
+const RESIDUAL_ROWS: usize = 16;
 
 /// Columns with room for a whole vector of any instruction set at their end.
 fn in_whole_vectors(dim: usize) -> usize {
@@ -30,8 +31,8 @@ fn in_whole_vectors(dim: usize) -> usize {
 
 impl<'a> Reader<'a> {
     pub(in crate::engine::cpu) fn new(format: Format, dim: usize) -> Self {
-        let columns =
-            Buffer::zeroed(if format == Format::Bits2 { 3 * in_whole_vectors(dim) } else { 0 });
+        let num_rows = if format == Format::Bits2 { 2 + RESIDUAL_ROWS } else { 0 };
+        let columns = Buffer::zeroed(num_rows * in_whole_vectors(dim));
         let row_bytes = format.row_bytes(dim);
         Self { format, dim, row_bytes, bytes: &[], rows: std::ptr::null(), columns }
     }
@@ -127,7 +128,7 @@ impl<'a> Reader<'a> {
         dim: usize,
         to: T,
     ) {
-        // SAFETY: the caller's promise; a scale is in front of its codes, and `columns` has room for a row after two.
+        // SAFETY: the caller's promise; a scale is in front of its codes.
         unsafe {
             match self.format {
                 Format::F32 => {
@@ -148,54 +149,112 @@ impl<'a> Reader<'a> {
                     }
                 }
                 Format::Bits2 => {
-                    let columns = self.columns.as_mut_ptr();
-                    let wide = columns.add(2 * in_whole_vectors(dim));
-                    for i in 0..num {
-                        levels::<S>(self.row(row + i), columns, dim, wide);
-                        let scale = to_length_one(from_raw_parts(wide, dim));
-                        copy::<S, _, _>(Scaled(S::splat(scale)), wide.cast(), dim, to.row(i));
+                    for begin in (0..num).step_by(RESIDUAL_ROWS) {
+                        let num = RESIDUAL_ROWS.min(num - begin);
+                        self.read_residuals::<S, T>(row + begin, num, dim, to.row(begin));
                     }
                 }
             }
         }
     }
-}
 
-/// Writes what the codes of 2 bits at `from` stand for; `columns` are the means and the deviations.
-///
-/// # Safety
-/// The CPU has the instruction set; the row has a code for each column; `columns` and `to` are [`in_whole_vectors`].
-#[inline(always)]
-unsafe fn levels<S: Simd>(from: *const u8, columns: *const f32, dim: usize, to: *mut f32) {
-    let whole = dim - dim % S::LANES;
-    // SAFETY: the caller's promise; of the codes what is no whole vector is copied.
-    unsafe {
-        let write = Residuals { mean: columns, deviations: columns.add(in_whole_vectors(dim)), to };
-        for d in (0..whole).step_by(S::LANES) {
-            write.columns::<S>(d, from.add(d / CODES_PER_BYTE));
-        }
-        if whole < dim {
-            let num_bytes = (dim - whole).div_ceil(CODES_PER_BYTE);
-            write.columns::<S>(whole, last(from.add(whole / CODES_PER_BYTE), num_bytes).as_ptr());
+    /// # Safety
+    /// As for [`Self::read`]; the document is one of 2 bits, and the rows are [`RESIDUAL_ROWS`] at most.
+    #[inline(always)]
+    unsafe fn read_residuals<S: Simd, T: Target<S>>(
+        &mut self,
+        row: usize,
+        num: usize,
+        dim: usize,
+        to: T,
+    ) {
+        let width = in_whole_vectors(dim);
+        let columns = self.columns.as_mut_ptr();
+        let mut scales = [0f32; RESIDUAL_ROWS];
+        // SAFETY: the caller's promise; `columns` has room for so many rows after two.
+        unsafe {
+            let wide = |i: usize| columns.add((2 + i) * width);
+            for (i, squares) in scales[..num].iter_mut().enumerate() {
+                *squares = levels::<S>(self.row(row + i), columns, dim, wide(i));
+            }
+            scales.iter_mut().for_each(|scale| *scale = to_length_one(*scale));
+            for (i, scale) in scales[..num].iter().enumerate() {
+                let scaled = Scaled(S::splat(*scale));
+                copy::<S, _, _>(scaled, wide(i).cast(), dim, to.row(i));
+            }
         }
     }
 }
 
-struct Residuals {
+/// Writes what the codes of 2 bits at `from` stand for, and sums their squares; `columns` are the means and the
+/// deviations.
+///
+/// # Safety
+/// The CPU has the instruction set; the row has a code for each column; `columns` and `to` are [`in_whole_vectors`].
+#[inline(always)]
+unsafe fn levels<S: Simd>(from: *const u8, columns: *const f32, dim: usize, to: *mut f32) -> f32 {
+    let whole = dim - dim % S::LANES;
+    // SAFETY: the caller's promise; of the codes what is no whole vector is copied.
+    unsafe {
+        let zero = S::splat(0.0);
+        let deviations = columns.add(in_whole_vectors(dim));
+        let mut residuals =
+            Residuals { mean: columns, deviations, to, squares: [zero; MOST_VECTORS] };
+        for d in (0..whole).step_by(S::LANES) {
+            residuals.columns::<S>(d, from.add(d / CODES_PER_BYTE));
+        }
+        if whole < dim {
+            let num_bytes = (dim - whole).div_ceil(CODES_PER_BYTE);
+            residuals
+                .columns::<S>(whole, last(from.add(whole / CODES_PER_BYTE), num_bytes).as_ptr());
+        }
+        residuals.sum::<S>()
+    }
+}
+
+/// That the lanes of a sum are in.
+const MOST_VECTORS: usize = 4;
+
+struct Residuals<V> {
     mean: *const f32,
     deviations: *const f32,
     to: *mut f32,
+    squares: [V; MOST_VECTORS],
 }
 
-impl Residuals {
+impl<V: Copy> Residuals<V> {
     /// # Safety
     /// As for [`levels`].
     #[inline(always)]
-    unsafe fn columns<S: Simd>(&self, d: usize, codes: *const u8) {
+    unsafe fn columns<S: Simd<V = V>>(&mut self, d: usize, codes: *const u8) {
         // SAFETY: the caller's promise.
         unsafe {
             let residuals = S::mul(S::load(self.deviations.add(d)), S::load_levels(codes));
-            S::store(self.to.add(d), S::add(S::load(self.mean.add(d)), residuals));
+            let x = S::add(S::load(self.mean.add(d)), residuals);
+            S::store(self.to.add(d), x);
+            // Not fused, as plain Rust.
+            let sum = &mut self.squares[d / S::LANES % (MAX_LANES / S::LANES)];
+            *sum = S::add(*sum, S::mul(x, x));
+        }
+    }
+
+    /// The squares, in halves.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    unsafe fn sum<S: Simd<V = V>>(mut self) -> f32 {
+        const { assert!(MAX_LANES <= MOST_VECTORS * S::LANES) };
+        let mut half = MAX_LANES / S::LANES / 2;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while half > 0 {
+                for i in 0..half {
+                    self.squares[i] = S::add(self.squares[i], self.squares[i + half]);
+                }
+                half /= 2;
+            }
+            S::reduce_add(self.squares[0])
         }
     }
 }
