@@ -3,8 +3,9 @@
 //
 // From the environment: PEAK, the requests a second of a closed loop (loadtest/run measures it), FACTOR over it,
 // DURATION, RERANKD_FAULTS, SUMMARY, where what the clients got goes as JSON, and the texts' (workload.js).
-// loadtest/run watches the server's memory meanwhile, and holds its books against the summary. Every five minutes the
-// load pauses until nothing is under way: what the server's memory is then is what it does not give back.
+// loadtest/run watches the server's memory meanwhile, and holds its books against the summary. Every three minutes the
+// load pauses until nothing is under way: what the server's memory is then is what it does not give back. The soak begins
+// with a surge, so that no later load makes more requests wait at a time than were there before.
 
 import { check } from "k6";
 import exec from "k6/execution";
@@ -15,18 +16,24 @@ import { booksAddUp, metric, requests, settled, url } from "./workload.js";
 const peak = Number(__ENV.PEAK || 5);
 const perMinute = Math.max(1, Math.round(60 * peak * Number(__ENV.FACTOR || 1.5)));
 const duration = seconds(__ENV.DURATION || "30m");
-const PERIOD = 300;
+const PERIOD = 180;
 // Longer than requests may wait for the device, 30 s unless they or the server say otherwise.
 const REST = 45;
+// How many times the load that follows.
+const SURGE = 7;
+const SURGE_SECONDS = Math.min(30, Math.ceil(duration / 10));
 const hasFaults = Number(__ENV.RERANKD_FAULTS || 0) > 0;
 
 export const options = {
   // Each request on a connection of its own: an idle one keeps the buffer of its longest body, and the more users k6
   // ever had at once, the more of them would be kept. Nor is any closed just as its user posts again.
   noConnectionReuse: true,
-  scenarios: Object.fromEntries(
-    Array.from({ length: Math.ceil(duration / PERIOD) }, (_, i) => [`soak_${i}`, period(i * PERIOD)]),
-  ),
+  scenarios: {
+    surge: load(0, SURGE_SECONDS, SURGE * perMinute),
+    ...Object.fromEntries(
+      Array.from({ length: Math.ceil(duration / PERIOD) }, (_, i) => [`soak_${i}`, period(i * PERIOD)]),
+    ),
+  },
   thresholds: {
     unexpected: ["count==0"],
     answered: ["count>0"],
@@ -38,12 +45,16 @@ export const options = {
 };
 
 function period(begin) {
+  return load(begin, Math.min(duration - begin, PERIOD - REST), perMinute);
+}
+
+function load(begin, lasts, rate) {
   return {
     executor: "constant-arrival-rate",
-    rate: perMinute,
+    rate,
     timeUnit: "60s",
     startTime: `${begin}s`,
-    duration: `${Math.min(duration - begin, PERIOD - REST)}s`,
+    duration: `${lasts}s`,
     preAllocatedVUs: 100,
     maxVUs: 2000,
     gracefulStop: "60s",
