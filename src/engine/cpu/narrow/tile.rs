@@ -4,7 +4,7 @@ use super::finish::finish_row;
 use super::lanes::Lanes;
 use super::{LinearArgs, STEP_DWORDS};
 
-/// A dot-product instruction over dwords of narrow numbers.
+/// A dot-product instruction over dwords: of narrow numbers, or of one f32.
 ///
 /// # Safety
 /// As for [`crate::engine::cpu::simd::Simd`].
