@@ -144,9 +144,9 @@ impl Shared {
 }
 
 /// How much nicer computing threads are than the process: a thread that wakes to receive or answer a request need not
-/// wait out a time slice of theirs, and what else the machine runs leaves them a quarter of a core that both want.
+/// wait out a time slice of theirs, and what else the machine runs leaves them a tenth of a core that both want.
 #[cfg(target_os = "linux")]
-const NICE: libc::c_int = 5;
+const NICE: libc::c_int = 10;
 
 /// Lets the process's other threads run before this one. Only Linux has priorities of threads.
 pub fn give_way() {
