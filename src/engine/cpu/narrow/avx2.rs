@@ -1,6 +1,6 @@
 //! AVX2: `vpdpbusd` where AVX-VNNI is, `vpmaddwd` elsewhere; bf16 by f32.
 
-use super::lanes::Lanes;
+use super::lanes::{Lanes, store_apart};
 use super::tile::{Dot, WidenedBf16, narrow_table};
 use crate::engine::cpu::avx2::Avx2;
 use std::arch::x86_64::*;
@@ -34,8 +34,7 @@ impl<const BF16: bool> Lanes for Avx2<BF16> {
                 let narrow: __m256i = std::mem::transmute(_mm256_cvtne2ps_pbh(v[1], v[0]));
                 return _mm256_storeu_si256(p.cast(), narrow);
             }
-            Self::store_bf16(p, v[0]);
-            Self::store_bf16(p.add(8), v[1]);
+            store_apart::<Self>(p, v);
         }
     }
     #[inline(always)]

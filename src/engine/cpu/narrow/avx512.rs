@@ -1,7 +1,7 @@
 //! AVX-512: `vpdpbusd` where VNNI is, `vdpbf16ps` where BF16 is, or the AVX2 way and f32 elsewhere.
 
 use super::attention::vectors;
-use super::lanes::Lanes;
+use super::lanes::{Lanes, store_apart};
 use super::tile::{Dot, WidenedBf16, narrow_table};
 use crate::engine::cpu::avx2::Avx2;
 use crate::engine::cpu::avx512::Avx512;
@@ -40,8 +40,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
                 let narrow: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(v[1], v[0]));
                 return _mm512_storeu_si512(p.cast(), narrow);
             }
-            Self::store_bf16(p, v[0]);
-            Self::store_bf16(p.add(16), v[1]);
+            store_apart::<Self>(p, v);
         }
     }
     #[inline(always)]
