@@ -52,18 +52,20 @@ fn measure(isa: Isa, dtype: Dtype) {
         ("BERT-base's 768x3072", 768, 3072, Epilogue::Bias),
     ] {
         let w = linear(&cpu, n, k);
-        let x = rows(&cpu, k);
+        let x = rows(&cpu, ROWS, k);
         let mut out = cpu.rows(ROWS, n).expect("memory");
         report(name, (2 * ROWS * n * k) as f64, &mut || cpu.linear(&x, &w, epilogue, &mut out));
     }
-    let mut qkv = cpu.rows(ROWS, 3 * HIDDEN).expect("memory");
-    cpu.linear(&rows(&cpu, HIDDEN), &linear(&cpu, 3 * HIDDEN, HIDDEN), Epilogue::Bias, &mut qkv);
-    for len in [32, 128] {
-        let mut out = cpu.rows(ROWS, HIDDEN).expect("memory");
-        let mut batch = Packed::with_capacity(ROWS, ROWS / len);
-        (0..ROWS / len).for_each(|_| batch.push(&vec![0; len], len));
-        let mut scratch = cpu.scratch(512, HIDDEN / HEADS).expect("memory");
-        let flops = (4 * ROWS * len * HIDDEN) as f64;
+    for len in [32, 128, 512] {
+        let num_rows = len.max(ROWS);
+        let mut qkv = cpu.rows(num_rows, 3 * HIDDEN).expect("memory");
+        let x = rows(&cpu, num_rows, HIDDEN);
+        cpu.linear(&x, &linear(&cpu, 3 * HIDDEN, HIDDEN), Epilogue::Bias, &mut qkv);
+        let mut out = cpu.rows(num_rows, HIDDEN).expect("memory");
+        let mut batch = Packed::with_capacity(num_rows, num_rows / len);
+        (0..num_rows / len).for_each(|_| batch.push(&vec![0; len], len));
+        let mut scratch = cpu.scratch(len, HIDDEN / HEADS).expect("memory");
+        let flops = (4 * num_rows * len * HIDDEN) as f64;
         report(&format!("attention, {len} tokens"), flops, &mut || {
             cpu.attention(
                 &qkv,
@@ -74,7 +76,7 @@ fn measure(isa: Isa, dtype: Dtype) {
             );
         });
     }
-    let mut hidden = rows(&cpu, HIDDEN);
+    let mut hidden = rows(&cpu, ROWS, HIDDEN);
     let mut update = cpu.rows(ROWS, HIDDEN).expect("memory");
     cpu.linear(&hidden, &linear(&cpu, HIDDEN, HIDDEN), Epilogue::Bias, &mut update);
     let ones = vec![1.0; HIDDEN];
@@ -129,13 +131,13 @@ fn linear(cpu: &Cpu, n: usize, k: usize) -> Linear {
 }
 
 /// Rows as a norm leaves them, in the form that products read.
-fn rows(cpu: &Cpu, width: usize) -> Rows {
+fn rows(cpu: &Cpu, num_rows: usize, width: usize) -> Rows {
     let words: Vec<f32> =
-        (0..ROWS * width).map(|i| ((i * 31 + i / width * 7) % 23) as f32 * 0.1).collect();
+        (0..num_rows * width).map(|i| ((i * 31 + i / width * 7) % 23) as f32 * 0.1).collect();
     let init = EmbeddingsInit {
         words: Table::of(&words, width),
         types: vec![0.0; 2 * width],
-        positions: vec![0.0; ROWS * width],
+        positions: vec![0.0; num_rows * width],
         hidden_size: width,
     };
     let embeddings = cpu.prepare_embeddings(init).expect("memory");
@@ -143,9 +145,9 @@ fn rows(cpu: &Cpu, width: usize) -> Rows {
     let norm = cpu
         .prepare_norm(&NormInit { kind: NormKind::Layer, gamma: &ones, beta: &ones, eps: 1e-12 })
         .expect("memory");
-    let mut group = Packed::with_capacity(ROWS, 1);
-    group.push(&(0..ROWS as u32).collect::<Vec<_>>(), ROWS);
-    let mut rows = cpu.rows(ROWS, width).expect("memory");
+    let mut group = Packed::with_capacity(num_rows, 1);
+    group.push(&(0..num_rows as u32).collect::<Vec<_>>(), num_rows);
+    let mut rows = cpu.rows(num_rows, width).expect("memory");
     cpu.embed_norm(&group, &embeddings, &norm, &mut rows);
     rows
 }
