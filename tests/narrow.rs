@@ -47,11 +47,20 @@ fn read(cpu: &Cpu, rows: &Rows) -> Vec<f32> {
 }
 
 fn linear(cpu: &Cpu, m: usize, n: usize, k: usize, epilogue: Epilogue, seed: u64) -> Rows {
+    product(cpu, &rows(cpu, m, k, &values(seed + 2, m * k)), n, epilogue, seed)
+}
+
+fn product(cpu: &Cpu, x: &Rows, n: usize, epilogue: Epilogue, seed: u64) -> Rows {
+    let k = x.width();
     let (weight, bias) = (values(seed, n * k), values(seed + 1, n));
     let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
-    let mut out = cpu.rows(m, n).unwrap();
-    cpu.linear(&rows(cpu, m, k, &values(seed + 2, m * k)), &w, epilogue, &mut out);
+    let mut out = cpu.rows(x.num_rows(), n).unwrap();
+    cpu.linear(x, &w, epilogue, &mut out);
     out
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| x.to_bits()).collect()
 }
 
 fn assert_close(cpu: &Cpu, got: &[f32], expected: &[f32], absolute: f32, relative: f32) {
@@ -78,16 +87,66 @@ const EPILOGUES: [Epilogue; 5] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Sums of bytes are exact and the same operations follow, so nothing may differ.
+    /// Sums of bytes are exact and the same operations follow, so nothing may differ: from rows of f32 and of bf16,
+    /// with numbers of both signs and of one.
     #[test]
     fn int8_products_have_the_bits_of_the_reference(
-        m in 1usize..70, n in 1usize..100, k in 1usize..200, seed in 0u64..1000,
+        m in 1usize..70, n in 1usize..100, k in 1usize..200, shift in -2i8..3, seed in 0u64..1000,
     ) {
-        let expected = read(&portable(Dtype::Int8), &linear(&portable(Dtype::Int8), m, n, k, Epilogue::Bias, seed));
+        let two = |cpu: &Cpu| {
+            let x: Vec<f32> = values(seed + 2, m * k).iter().map(|x| x + f32::from(shift)).collect();
+            // More columns than it reads are bf16.
+            let mut wide = product(cpu, &rows(cpu, m, k, &x), n.max(k + 1), Epilogue::Bias, seed);
+            cpu.encode(&mut wide);
+            bits(&read(cpu, &product(cpu, &wide, n, Epilogue::Bias, seed + 3)))
+        };
+        let expected = two(&portable(Dtype::Int8));
         for cpu in simd(Dtype::Int8) {
-            let got = read(&cpu, &linear(&cpu, m, n, k, Epilogue::Bias, seed));
-            let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            prop_assert_eq!(bits(&got), bits(&expected), "{:?}", cpu.isa());
+            prop_assert_eq!(two(&cpu), expected.clone(), "{:?}", cpu.isa());
+        }
+    }
+
+    /// Neither a row's codes nor its norm, its sums or its epilogue know of the rows beside it.
+    #[test]
+    fn a_row_has_the_bits_that_it_has_alone(
+        m in 2usize..40, width in 5usize..150, row in 0usize..40, seed in 0u64..1000,
+    ) {
+        let row = row % m;
+        for dtype in NARROW {
+            for cpu in Isa::distinct(dtype).filter_map(|isa| Cpu::with_isa(isa, dtype)) {
+                let through = |m: usize, x: &[f32]| {
+                    let (gamma, beta) = (values(seed, width), values(seed + 1, width));
+                    let norm = NormInit { kind: NormKind::Layer, gamma: &gamma, beta: &beta, eps: 1e-5 };
+                    let mut hidden = rows(&cpu, m, width, x);
+                    let wide = product(&cpu, &hidden, 2 * width, Epilogue::BiasGelu, seed + 2);
+                    let update = product(&cpu, &wide, width, Epilogue::Bias, seed + 4);
+                    cpu.residual_norm(&mut hidden, &update, &cpu.prepare_norm(&norm).unwrap());
+                    bits(&read(&cpu, &hidden))
+                };
+                let x = values(seed + 6, m * width);
+                let (all, alone) = (through(m, &x), through(1, &x[row * width..][..width]));
+                prop_assert_eq!(&all[row * width..][..width], &alone[..], "{:?} in {:?}", cpu.isa(), dtype);
+            }
+        }
+    }
+
+    /// Wherever it stands, and in a row of f32 as in one of bf16.
+    #[test]
+    fn one_number_that_is_none_makes_its_row_nan_and_no_other(
+        m in 1usize..10, k in 1usize..150, at in 0usize..1500, which in 0usize..4, seed in 0u64..1000,
+    ) {
+        let at = at % (m * k);
+        let mut x = values(seed, m * k);
+        x[at] = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY][which];
+        for cpu in Isa::distinct(Dtype::Int8).filter_map(|isa| Cpu::with_isa(isa, Dtype::Int8)) {
+            let mut once = product(&cpu, &rows(&cpu, m, k, &x), k + 1, Epilogue::Bias, seed + 1);
+            cpu.encode(&mut once);
+            let twice = product(&cpu, &once, 3, Epilogue::Bias, seed + 3);
+            for (rows, width) in [(&once, k + 1), (&twice, 3)] {
+                for (i, numbers) in read(&cpu, rows).chunks_exact(width).enumerate() {
+                    prop_assert!(numbers.iter().all(|x| x.is_nan() == (i == at / k)), "{:?} row {}", cpu.isa(), i);
+                }
+            }
         }
     }
 
@@ -233,6 +292,54 @@ fn weights_stored_as_int8_lose_nothing() {
                 assert!((got - expected).abs() <= 1e-6 * expected.abs(), "{isa:?} {dtype:?} {i}");
             }
         }
+    }
+}
+
+/// The normal distribution at `start`, a negligible part of it, and every `step` from there, by Simpson's rule.
+fn phi_from(start: f64, step: f64) -> impl Iterator<Item = f64> {
+    let density = |x: f64| (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let mut phi = 0.0;
+    (0..).map(move |i| {
+        let x = start + f64::from(i) * step;
+        let so_far = phi;
+        phi += (density(x) + 4.0 * density(x + step / 2.0) + density(x + step)) * step / 6.0;
+        so_far
+    })
+}
+
+/// A product with rows of zeros leaves the bias for the activation.
+#[test]
+fn gelu_is_exact_to_the_rounding_of_bf16() {
+    const WIDTH: usize = 6000;
+    let bias: Vec<f32> = (0..WIDTH).map(|i| i as f32 / 500.0 - 6.0).collect();
+    for dtype in NARROW {
+        for cpu in Isa::distinct(dtype).filter_map(|isa| Cpu::with_isa(isa, dtype)) {
+            let init = LinearInit { weight: &vec![0.0; WIDTH], bias: &bias, n: WIDTH, k: 1 };
+            let mut out = cpu.rows(1, WIDTH).unwrap();
+            let weight = cpu.prepare_linear(&init).unwrap();
+            cpu.linear(&rows(&cpu, 1, 1, &[0.0]), &weight, Epilogue::BiasGelu, &mut out);
+            for ((x, phi), got) in
+                bias.iter().zip(phi_from(-6.0, 1.0 / 500.0)).zip(read(&cpu, &out))
+            {
+                let expected = f64::from(*x) * phi;
+                let error = (f64::from(got) - expected).abs();
+                let bound = 4e-5 + expected.abs() / 256.0;
+                assert!(error <= bound, "{:?} {dtype:?}: {x} gives {got}", cpu.isa());
+            }
+        }
+    }
+}
+
+/// Their scale is so small that one over it is infinite.
+#[test]
+fn rows_of_hardly_more_than_zeros_are_zeros() {
+    let (n, k) = (40, 50);
+    let (weight, bias) = (values(1, n * k), values(2, n));
+    for cpu in Isa::distinct(Dtype::Int8).filter_map(|isa| Cpu::with_isa(isa, Dtype::Int8)) {
+        let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
+        let mut out = cpu.rows(1, n).unwrap();
+        cpu.linear(&rows(&cpu, 1, k, &vec![-1e-38; k]), &w, Epilogue::Bias, &mut out);
+        assert_eq!(read(&cpu, &out), bias, "{:?}", cpu.isa());
     }
 }
 

@@ -8,6 +8,9 @@ use std::arch::x86_64::*;
 // SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
 impl<const BF16: bool> Lanes for Avx2<BF16> {
+    type Bits = __m256i;
+    const WEAVES: bool = false;
+
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m256 {
         unsafe {
@@ -42,12 +45,65 @@ impl<const BF16: bool> Lanes for Avx2<BF16> {
         unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, v: __m256) {
+    unsafe fn zero_bits() -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn load_bits(p: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn larger<const PAIRS: bool>(most: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
         unsafe {
-            let wide = _mm256_cvtps_epi32(v);
-            let (low, high) = (_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
-            let words = _mm_packs_epi32(low, high);
-            _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+            if PAIRS {
+                [_mm256_max_epi16(most[0], x), _mm256_max_epu16(most[1], x)]
+            } else {
+                [_mm256_max_epi32(most[0], x), _mm256_max_epu32(most[1], x)]
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest<const PAIRS: bool>(bits: __m256i) -> u32 {
+        unsafe {
+            let mut bits = bits;
+            if PAIRS {
+                let low = _mm256_slli_epi32::<16>(bits);
+                let high = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+                bits = _mm256_max_epu32(high, low);
+            }
+            let bits: [u32; 8] = std::mem::transmute(bits);
+            bits.into_iter().fold(0, u32::max)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, v: [__m256; 4]) {
+        unsafe {
+            let [a, b, c, d] = [
+                _mm256_cvtps_epi32(v[0]),
+                _mm256_cvtps_epi32(v[1]),
+                _mm256_cvtps_epi32(v[2]),
+                _mm256_cvtps_epi32(v[3]),
+            ];
+            let bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            // Each half has four bytes of each vector.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(p.cast(), _mm256_permutevar8x32_epi32(bytes, order));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_codes_of_pairs(p: *mut u8, v: [[__m256; 2]; 2]) {
+        unsafe {
+            let [a, b, c, d] = [
+                _mm256_cvtps_epi32(v[0][0]),
+                _mm256_cvtps_epi32(v[1][0]),
+                _mm256_cvtps_epi32(v[0][1]),
+                _mm256_cvtps_epi32(v[1][1]),
+            ];
+            let bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            // Each half has four bytes of each vector.
+            let woven = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+            let bytes = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(woven));
+            _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes));
         }
     }
     #[inline(always)]

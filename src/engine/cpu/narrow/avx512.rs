@@ -1,6 +1,7 @@
 //! AVX-512: `vpdpbusd` where VNNI is, `vdpbf16ps` where BF16 is, or the AVX2 way and f32 elsewhere.
 
 use super::attention::vectors;
+use super::gelu;
 use super::lanes::{Lanes, store_apart};
 use super::tile::{Dot, WidenedBf16, narrow_table};
 use crate::engine::cpu::avx2::Avx2;
@@ -12,6 +13,9 @@ use std::arch::x86_64::*;
 // SAFETY (every block): the traits' contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
 impl<const BF16: bool> Lanes for Avx512<BF16> {
+    type Bits = __m512i;
+    const WEAVES: bool = true;
+
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m512 {
         unsafe {
@@ -44,12 +48,72 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn gelu(x: __m512) -> __m512 {
+        unsafe { gelu::from_table(x) }
+    }
+    #[inline(always)]
     unsafe fn load_i32(p: *const i32) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, v: __m512) {
-        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    unsafe fn zero_bits() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn load_bits(p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn larger<const PAIRS: bool>(most: [__m512i; 2], x: __m512i) -> [__m512i; 2] {
+        unsafe {
+            if PAIRS {
+                [_mm512_max_epi16(most[0], x), _mm512_max_epu16(most[1], x)]
+            } else {
+                [_mm512_max_epi32(most[0], x), _mm512_max_epu32(most[1], x)]
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest<const PAIRS: bool>(bits: __m512i) -> u32 {
+        unsafe {
+            if PAIRS {
+                let low = _mm512_slli_epi32::<16>(bits);
+                return _mm512_reduce_max_epu32(_mm512_max_epu32(bits, low)) & 0xffff_0000;
+            }
+            _mm512_reduce_max_epu32(bits)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, v: [__m512; 4]) {
+        unsafe {
+            let [a, b, c, d] = [
+                _mm512_cvtps_epi32(v[0]),
+                _mm512_cvtps_epi32(v[1]),
+                _mm512_cvtps_epi32(v[2]),
+                _mm512_cvtps_epi32(v[3]),
+            ];
+            let bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            // Each quarter has four bytes of each vector.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi32(order, bytes));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_codes_of_pairs(p: *mut u8, v: [[__m512; 2]; 2]) {
+        unsafe {
+            let [a, b, c, d] = [
+                _mm512_cvtps_epi32(v[0][0]),
+                _mm512_cvtps_epi32(v[1][0]),
+                _mm512_cvtps_epi32(v[0][1]),
+                _mm512_cvtps_epi32(v[1][1]),
+            ];
+            let bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            // Each quarter has four bytes of each vector.
+            let woven = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+            let bytes = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(woven));
+            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+            _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi64(order, bytes));
+        }
     }
     #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const u32) -> [__m512; 2] {

@@ -2,76 +2,133 @@
 
 use super::lanes::Lanes;
 use super::{Code, EncodeArgs, Source, Target};
-use crate::engine::cpu::numbers::{Bf16, F32, Numbers};
+
+/// Rows whose codes are chosen before the first is written: that of one alone would wait for its extremes.
+const ROWS: usize = 4;
 
 /// # Safety
 /// The CPU has the instruction set; `args` describes valid memory.
 #[inline(always)]
 pub(super) unsafe fn encode<S: Lanes>(args: &EncodeArgs) {
-    for row in 0..args.rows {
-        let (at, to_at) = (row * args.from_stride, row * args.to_stride);
-        // SAFETY: a row below `rows`.
-        unsafe {
-            match (args.from, args.to) {
-                (Source::F32(from), Target::Codes(to, codes)) => {
-                    *codes.add(row) = row_codes::<S, F32>(from.add(at), args.width, to.add(to_at));
-                }
-                (Source::Bf16(from), Target::Codes(to, codes)) => {
-                    *codes.add(row) = row_codes::<S, Bf16>(from.add(at), args.width, to.add(to_at));
-                }
-                (Source::F32(from), Target::Bf16(to)) => {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (args.from, args.to) {
+            (Source::F32(from), Target::Codes(to, codes)) => {
+                encode_rows::<S, false>(args, from.cast(), to, codes);
+            }
+            (Source::Bf16(from), Target::Codes(to, codes)) => {
+                encode_rows::<S, true>(args, from.cast(), to, codes);
+            }
+            (Source::F32(from), Target::Bf16(to)) => {
+                for row in 0..args.rows {
+                    let (from, to) =
+                        (from.add(row * args.from_stride), to.add(row * args.to_stride));
                     for i in (0..args.width).step_by(S::LANES) {
-                        S::store_bf16(to.add(to_at + i), S::load(from.add(at + i)));
+                        S::store_bf16(to.add(i), S::load(from.add(i)));
                     }
                 }
-                (Source::Bf16(from), Target::Bf16(to)) => {
-                    std::ptr::copy(from.add(at), to.add(to_at), args.width);
+            }
+            (Source::Bf16(from), Target::Bf16(to)) => {
+                for row in 0..args.rows {
+                    let (from, to) =
+                        (from.add(row * args.from_stride), to.add(row * args.to_stride));
+                    std::ptr::copy(from, to, args.width);
                 }
             }
         }
     }
 }
 
-/// Vectors that are read side by side: not more than a step of k, to which rows are padded.
-const CHAINS: usize = 4;
-
-/// Spreads [min(row, 0), max(row, 0)] over the codes: zero has a code, so padding costs nothing.
+/// Rows of f32, or `PAIRS`: bf16, as codes.
 ///
 /// # Safety
-/// The row and its codes are as long as `width` rounded up to a step of k, zeros after `width`.
+/// As for [`encode`]; the rows and their codes are as long as `width` rounded up to a step of k, zeros after `width`.
 #[inline(always)]
-unsafe fn row_codes<S: Lanes, N: Numbers<S>>(
-    row: *const N::Number,
-    width: usize,
-    out: *mut u8,
-) -> Code {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let zero = S::splat(0.0);
-        // Chains side by side, or each would wait for its last result.
-        let (mut low, mut high, mut nothing) = ([zero; CHAINS], [zero; CHAINS], [zero; CHAINS]);
-        for i in (0..width).step_by(CHAINS * S::LANES) {
-            for j in 0..CHAINS {
-                let x = N::load(row.add(i + j * S::LANES));
-                low[j] = S::min(low[j], x);
-                high[j] = S::max(high[j], x);
-                nothing[j] = S::fma(x, zero, nothing[j]);
+unsafe fn encode_rows<S: Lanes, const PAIRS: bool>(
+    args: &EncodeArgs,
+    from: *const u8,
+    to: *mut u8,
+    codes: *mut Code,
+) {
+    let row_bytes = args.from_stride * if PAIRS { 2 } else { 4 };
+    let mut inverses = [0.0; ROWS];
+    for first in (0..args.rows).step_by(ROWS) {
+        let rows = first..args.rows.min(first + ROWS);
+        // SAFETY: rows below `args.rows`.
+        unsafe {
+            for row in rows.clone() {
+                let (low, high) = range::<S, PAIRS>(from.add(row * row_bytes), args.width);
+                // Zero times what is not finite is a NaN: a row that has such must not look like numbers.
+                let (code, inverse) = code_of(low, high + (low * 0.0 + high * 0.0));
+                *codes.add(row) = code;
+                inverses[row - first] = inverse;
+            }
+            for row in rows {
+                let (inverse, zero) =
+                    (S::splat(inverses[row - first]), S::splat((*codes.add(row)).zero));
+                let (from, to) = (from.add(row * row_bytes), to.add(row * args.to_stride));
+                write_codes::<S, PAIRS>(from, args.width, (inverse, zero), to);
             }
         }
-        for j in 1..CHAINS {
-            low[0] = S::min(low[0], low[j]);
-            high[0] = S::max(high[0], high[j]);
-            nothing[0] = S::add(nothing[0], nothing[j]);
+    }
+}
+
+/// # Safety
+/// As for [`encode_rows`].
+#[inline(always)]
+unsafe fn write_codes<S: Lanes, const PAIRS: bool>(
+    row: *const u8,
+    width: usize,
+    (inverse, zero): (S::V, S::V),
+    out: *mut u8,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for i in (0..width).step_by(4 * S::LANES) {
+            if PAIRS {
+                let row = row.cast::<u32>().add(i / 2);
+                let mut v = [S::load_bf16_pairs(row), S::load_bf16_pairs(row.add(S::LANES))];
+                for v in v.as_flattened_mut() {
+                    *v = S::fma(*v, inverse, zero);
+                }
+                S::store_codes_of_pairs(out.add(i), v);
+            } else {
+                let row = row.cast::<f32>().add(i);
+                let mut v = [zero; 4];
+                for (j, v) in v.iter_mut().enumerate() {
+                    *v = S::fma(S::load(row.add(j * S::LANES)), inverse, zero);
+                }
+                S::store_codes(out.add(i), v);
+            }
         }
-        let low = -S::reduce_max(S::sub(zero, low[0]));
-        // Minimum and maximum pass over a NaN; a row that has one must not look like numbers.
-        let (code, inverse) = code_of(low, S::reduce_max(high[0]) + S::reduce_add(nothing[0]));
-        let (inverse, code_of_zero) = (S::splat(inverse), S::splat(code.zero));
-        for i in (0..width).step_by(S::LANES) {
-            let x = S::fma(N::load(row.add(i)), inverse, code_of_zero);
-            S::store_u8(out.add(i), S::min(S::max(x, zero), S::splat(255.0)));
+    }
+}
+
+/// The least number of a row or zero, and the largest or zero; a NaN counts as either.
+///
+/// As integers, positive floats are ordered as they are, and negative ones after them, from the largest to the least;
+/// NaN lie beyond the infinities.
+///
+/// # Safety
+/// As for [`encode_rows`].
+#[inline(always)]
+unsafe fn range<S: Lanes, const PAIRS: bool>(row: *const u8, width: usize) -> (f32, f32) {
+    let bytes = width * if PAIRS { 2 } else { 4 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Two side by side, or each would wait for its last result.
+        let mut most = [[S::zero_bits(); 2]; 2];
+        for i in (0..bytes).step_by(8 * S::LANES) {
+            for (j, most) in most.iter_mut().enumerate() {
+                let bits = S::load_bits(row.add(i + 4 * j * S::LANES));
+                *most = S::larger::<PAIRS>(*most, bits);
+            }
         }
-        code
+        let high = S::larger::<PAIRS>(most[0], most[1][0])[0];
+        let low = S::larger::<PAIRS>(most[0], most[1][1])[1];
+        let low = f32::from_bits(S::largest::<PAIRS>(low));
+        let low = if low.is_sign_negative() { low } else { -0.0 };
+        (low, f32::from_bits(S::largest::<PAIRS>(high)))
     }
 }
 
@@ -79,7 +136,8 @@ unsafe fn row_codes<S: Lanes, N: Numbers<S>>(
 #[inline(always)]
 pub(super) fn code_of(low: f32, high: f32) -> (Code, f32) {
     let scale = (high - low) / 255.0;
-    if scale == 0.0 {
+    // One over a denormal may be infinite.
+    if scale < f32::MIN_POSITIVE {
         return (Code::default(), 0.0);
     }
     let inverse = 1.0 / scale;

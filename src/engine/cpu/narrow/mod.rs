@@ -13,6 +13,7 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod encode;
 pub(super) mod finish;
+mod gelu;
 pub(super) mod lanes;
 pub(super) mod portable;
 pub(super) mod tile;

@@ -3,6 +3,7 @@
 use super::finish::finish_row;
 use super::lanes::Lanes;
 use super::{LinearArgs, STEP_DWORDS};
+use std::ops::Range;
 
 /// A dot-product instruction over dwords: of narrow numbers, or of one f32.
 ///
@@ -29,6 +30,15 @@ const TILE_DWORDS: usize = 256;
 #[repr(C, align(64))]
 struct Sums([u32; TILE_DWORDS]);
 
+/// A tile: up to `M` rows of the output in one panel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tile {
+    panel_idx: usize,
+    first: usize,
+    /// Those that are wanted; zero for the tile before the first.
+    rows: usize,
+}
+
 /// Tiles of `M` rows, which divide a block, by `NV` vectors, a panel.
 ///
 /// # Safety
@@ -37,55 +47,91 @@ struct Sums([u32; TILE_DWORDS]);
 pub(super) unsafe fn linear<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8: bool>(
     args: &LinearArgs,
 ) {
-    let panel = NV * S::LANES;
-    let dwords = args.steps * STEP_DWORDS;
     let mut sums = Sums([0; TILE_DWORDS]);
+    let mut before = Tile::default();
     // Panels outside, rows inside, as in the f32 product.
     for panel_idx in 0..args.num_panels {
         for first in (0..args.rows).step_by(M) {
+            let tile = Tile { panel_idx, first, rows: M.min(args.rows - first) };
             // SAFETY: a panel below `num_panels`; rows up to the end of a block may be read.
-            unsafe {
-                let weights = args.panels.cast::<u32>().add(panel_idx * dwords * panel);
-                let x = args.x.add(first * args.x_stride_bytes);
-                let rows: [*const u32; M] =
-                    std::array::from_fn(|i| x.add(i * args.x_stride_bytes).cast());
-                product::<D, S, M, NV>(dwords, rows, weights, &mut sums.0);
-                for row in first..args.rows.min(first + M) {
-                    let raw = sums.0.as_ptr().add((row - first) * panel);
-                    finish_row::<S, NV, INT8>(args, raw, row, panel_idx);
+            unsafe { multiply::<D, S, M, NV, INT8>(args, tile, before, &mut sums.0) };
+            before = tile;
+        }
+    }
+    // SAFETY: the sums are those of the last tile.
+    unsafe { finish::<S, NV, INT8>(args, before, 0..M, &sums.0) };
+}
+
+/// Makes the sums of a tile, and finishes those of the tile `before` it: a row after each `M`th of k, if the registers
+/// are enough, since units that make no products have that to do.
+///
+/// # Safety
+/// As for [`linear`]; the tiles are those of `args`, and `sums` are those of `before`.
+#[inline(always)]
+unsafe fn multiply<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8: bool>(
+    args: &LinearArgs,
+    tile: Tile,
+    before: Tile,
+    sums: &mut [u32; TILE_DWORDS],
+) {
+    const { assert!(M * NV * S::LANES <= TILE_DWORDS && STEP_DWORDS.is_multiple_of(M)) };
+    let dwords = args.steps * STEP_DWORDS;
+    let panel = dwords * NV * S::LANES;
+    // While a panel is in use, each part of its tiles fetches its share of the next one.
+    let num_lines = (panel / STEP_DWORDS).div_ceil(args.rows.next_multiple_of(M));
+    // SAFETY: `dwords` of each row and of the panel; the tile fits, as asserted.
+    unsafe {
+        let weights = args.panels.cast::<u32>().add(tile.panel_idx * panel);
+        let mut ahead = weights.wrapping_add(panel + tile.first * num_lines * STEP_DWORDS);
+        let x = args.x.add(tile.first * args.x_stride_bytes);
+        let rows: [*const u32; M] = std::array::from_fn(|i| x.add(i * args.x_stride_bytes).cast());
+        if !S::WEAVES {
+            finish::<S, NV, INT8>(args, before, 0..M, sums);
+        }
+        let mut tile_sums = [[D::zero(); NV]; M];
+        for part in 0..M {
+            for _ in 0..num_lines {
+                S::prefetch(ahead.cast());
+                ahead = ahead.wrapping_add(STEP_DWORDS);
+            }
+            for p in part * dwords / M..(part + 1) * dwords / M {
+                let columns: [D::Columns; NV] =
+                    std::array::from_fn(|j| D::columns(weights.add((p * NV + j) * S::LANES)));
+                for (row, sums) in rows.iter().zip(&mut tile_sums) {
+                    let x = D::row(row.add(p));
+                    for (sum, columns) in sums.iter_mut().zip(columns) {
+                        *sum = D::dot(*sum, x, columns);
+                    }
                 }
+            }
+            if S::WEAVES {
+                finish::<S, NV, INT8>(args, before, part..part + 1, sums);
+            }
+        }
+        for (i, row_sums) in tile_sums.iter().enumerate() {
+            for (j, sum) in row_sums.iter().enumerate() {
+                D::store(sums.as_mut_ptr().add((i * NV + j) * S::LANES), *sum);
             }
         }
     }
 }
 
+/// Finishes some rows of a tile, as far as it has them.
+///
 /// # Safety
-/// As for [`linear`]; `weights` is one panel and `out` holds `M * NV * LANES` dwords.
+/// As for [`linear`]; `sums` are those of the tile.
 #[inline(always)]
-unsafe fn product<D: Dot, S: Lanes, const M: usize, const NV: usize>(
-    dwords: usize,
-    rows: [*const u32; M],
-    weights: *const u32,
-    out: &mut [u32; TILE_DWORDS],
+unsafe fn finish<S: Lanes, const NV: usize, const INT8: bool>(
+    args: &LinearArgs,
+    tile: Tile,
+    rows: Range<usize>,
+    sums: &[u32; TILE_DWORDS],
 ) {
-    const { assert!(M * NV * S::LANES <= TILE_DWORDS) };
-    // SAFETY: `dwords` of each row and of the panel; the tile fits, as asserted.
-    unsafe {
-        let mut sums = [[D::zero(); NV]; M];
-        for p in 0..dwords {
-            let columns: [D::Columns; NV] =
-                std::array::from_fn(|j| D::columns(weights.add((p * NV + j) * S::LANES)));
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                let x = D::row(row.add(p));
-                for (sum, columns) in sums.iter_mut().zip(columns) {
-                    *sum = D::dot(*sum, x, columns);
-                }
-            }
-        }
-        for (i, sums) in sums.iter().enumerate() {
-            for (j, sum) in sums.iter().enumerate() {
-                D::store(out.as_mut_ptr().add((i * NV + j) * S::LANES), *sum);
-            }
+    for row in rows.start..rows.end.min(tile.rows) {
+        // SAFETY: the row is one of the tile's, the panel the tile's.
+        unsafe {
+            let raw = sums.as_ptr().add(row * NV * S::LANES);
+            finish_row::<S, NV, INT8>(args, raw, tile.first + row, tile.panel_idx);
         }
     }
 }
