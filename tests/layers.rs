@@ -171,6 +171,26 @@ fn windows() -> impl Strategy<Value = Window> {
 }
 
 proptest! {
+    // The portable kernel takes its time for a million scores.
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn keys_that_come_in_several_chunks_give_the_reference(
+        len in 500usize..1100, window in prop_oneof![windows(), Just(Window::ALL)],
+        heads in (1usize..3, 1usize..3), seed in 0u64..1000,
+    ) {
+        for dtype in DTYPES {
+            let kind = kind(Queries::All, heads, window);
+            let expected = attention(&cpu(Isa::Portable, dtype), &[len, 20], &kind, 32, seed);
+            for cpu in simd(dtype) {
+                let got = attention(&cpu, &[len, 20], &kind, 32, seed);
+                assert_close(&cpu, &got, &expected, 2.0 * tolerance(dtype));
+            }
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]

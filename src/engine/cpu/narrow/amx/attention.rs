@@ -4,20 +4,22 @@
 //! vector units take the softmax of the third.
 
 mod products;
+mod softmax;
 mod tiles;
 
 use super::Tiles;
 use crate::engine::cpu::narrow::attention::pack::fetch;
-use crate::engine::cpu::narrow::attention::softmax::{Part, ROWS, State};
-use crate::engine::cpu::narrow::attention::stages::{pack, weigh};
-use crate::engine::cpu::narrow::attention::{AttentionArgs, Block, Sizes, Work};
+use crate::engine::cpu::narrow::attention::stages::pack;
+use crate::engine::cpu::narrow::attention::state::{Part, ROWS, State};
+use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block, Sizes, Work};
 use products::Products;
+use softmax::weigh;
 
 /// # Safety
 /// AMX and AVX-512 with BF16 and DQ are available; `args` describes valid memory and nothing overlaps.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) unsafe fn attention(args: &AttentionArgs) {
-    let sizes = Sizes::new(args.len, args.head_dim);
+    let sizes = Sizes::new(args.len, args.head_dim, BLOCK);
     let mut state = State::default();
     // SAFETY: the caller's promise; blocks are made of heads, queries and keys that are there.
     unsafe {
@@ -25,7 +27,7 @@ pub(super) unsafe fn attention(args: &AttentionArgs) {
         let pack = |block: Block| pack(args, block, &work);
         let tiles = Tiles::configure();
         let mut products = Products::new(args, &work);
-        let (mut before, mut current) = (None, Some(Block::new(args, 0, 0, 0)));
+        let (mut before, mut current) = (None, Some(Block::first(args, sizes.chunk)));
         current.into_iter().for_each(&pack);
         for _ in 0..products.begin(None, current) {
             products.step(&state);

@@ -1,20 +1,22 @@
 //! Softmax attention of one sequence, head by head, in bf16 with f32 sums and softmax.
 //!
-//! Per head the keys are transposed and the values paired into packed tiles. Each block of 32 queries has its scores
-//! made, then their softmax, then the weighted values, for [`CHUNK`] keys at a time: what a stage writes is in the
-//! first-level cache when the next reads it. As more keys come, sums and values are scaled to the new maximum (Milakov
-//! and Gimelshein, 2018; Dao et al., 2022).
+//! Per head the keys are transposed and the values paired into packed tiles. Some queries at a time have their scores
+//! made, then their softmax, then the weighted values, for so many keys that [`CHUNK`] scores are the most: what a stage
+//! writes is in a near cache when the next reads it. As more keys come, sums and values are scaled to the new maximum
+//! (Milakov and Gimelshein, 2018; Dao et al., 2022).
 //!
 //! What makes the products is an instruction set's own: here AVX512-BF16, in [`super::amx::attention`] tiles.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod pack;
 #[cfg(target_arch = "x86_64")]
-pub(super) mod softmax;
-#[cfg(target_arch = "x86_64")]
 pub(super) mod stages;
 #[cfg(target_arch = "x86_64")]
+pub(super) mod state;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod vectors;
+#[cfg(target_arch = "x86_64")]
+mod woven;
 
 use super::STEP_BYTES;
 use crate::engine::Window;
@@ -23,8 +25,10 @@ use std::ops::Range;
 
 /// Queries of a block, and keys and columns of two tiles.
 pub(super) const BLOCK: usize = 32;
-/// Keys at a time: scores and weights of two blocks are 56 KiB then.
-const CHUNK: usize = 128;
+/// Queries of a group, which is what vectors take at a time; tiles take a block.
+const GROUP: usize = 8;
+/// Queries by keys at a time: scores and weights of two blocks or groups are 56 KiB then.
+const CHUNK: usize = 128 * BLOCK;
 /// Heads whose values are in use at a time: where a head is one block, that of each stage.
 const VALUES: usize = 3;
 
@@ -83,20 +87,23 @@ pub(super) struct Sizes {
     keys: usize,
     /// `[len / 32][dim / 16]` tiles of 16 pairs of keys by 16 columns.
     values: usize,
-    /// `[32][scores_stride]` f32
+    /// `[queries][scores_stride]` f32
     scores: usize,
-    /// `[32][weights_stride]` bf16
+    /// `[queries][weights_stride]` bf16
     weights: usize,
     /// `[32][32]` f32
     tile: usize,
     /// `[32][dim]` f32: values by the weights of the keys so far.
     context: usize,
     len: usize,
+    /// Keys at a time.
+    pub(super) chunk: usize,
     pub(super) dim: usize,
 }
 
 impl Sizes {
-    pub(super) fn new(len: usize, head_dim: usize) -> Self {
+    /// For so many `queries` at a time.
+    pub(super) fn new(len: usize, head_dim: usize, queries: usize) -> Self {
         let (len, dim) = (len.next_multiple_of(BLOCK), head_dim.next_multiple_of(BLOCK));
         let mut sizes = Self {
             keys: 2 * len * dim,
@@ -106,21 +113,22 @@ impl Sizes {
             tile: 0,
             context: 4 * BLOCK * dim,
             len,
+            chunk: CHUNK / queries,
             dim,
         };
-        sizes.scores = 4 * BLOCK * sizes.scores_stride();
-        sizes.weights = 2 * BLOCK * sizes.weights_stride();
+        sizes.scores = 4 * queries * sizes.scores_stride();
+        sizes.weights = 2 * queries * sizes.weights_stride();
         sizes.tile = 4 * BLOCK * BLOCK;
         sizes
     }
 
     /// A line more than the keys keeps rows out of one another's cache set.
     pub(super) fn scores_stride(&self) -> usize {
-        self.len.min(CHUNK) + STEP_BYTES / 4
+        self.len.min(self.chunk) + STEP_BYTES / 4
     }
 
     pub(super) fn weights_stride(&self) -> usize {
-        self.len.min(CHUNK) + STEP_BYTES / 2
+        self.len.min(self.chunk) + STEP_BYTES / 2
     }
 
     fn all(&self) -> usize {
@@ -129,9 +137,10 @@ impl Sizes {
     }
 }
 
-/// Bytes that sequences of up to `len` tokens need.
+/// Bytes that sequences of up to `len` tokens need, whoever makes the products.
 pub(in crate::engine::cpu) fn work_bytes(len: usize, head_dim: usize) -> usize {
-    Sizes::new(len, head_dim).all()
+    let bytes = |queries| Sizes::new(len, head_dim, queries).all();
+    bytes(BLOCK).max(bytes(GROUP))
 }
 
 /// A block of queries of one head and some of its keys, on their way through the stages.
@@ -141,20 +150,25 @@ pub(super) struct Block {
     /// The first query, and how many.
     pub(super) first: usize,
     pub(super) rows: usize,
-    /// The keys: whole tiles, up to [`CHUNK`] of them.
+    /// The keys: whole tiles, up to `chunk` of them.
     pub(super) begin: usize,
     pub(super) end: usize,
     /// Those that some query of the block sees.
     first_key: usize,
     last_key: usize,
+    chunk: usize,
     /// Which of two places has its scores and weights, and which of [`VALUES`] its values.
     pub(super) slot: usize,
     values_slot: usize,
 }
 
 impl Block {
-    /// The first keys of a block of queries.
-    pub(super) fn new(args: &AttentionArgs, head: usize, first: usize, slot: usize) -> Self {
+    /// The first keys, at most `chunk`, of the first block of queries.
+    pub(super) fn first(args: &AttentionArgs, chunk: usize) -> Self {
+        Self::new(args, chunk, (0, 0), 0)
+    }
+
+    fn new(args: &AttentionArgs, chunk: usize, (head, first): (usize, usize), slot: usize) -> Self {
         let rows = BLOCK.min(args.num_queries - first);
         let begin = args.visible(first).start / BLOCK * BLOCK;
         let last_key = args.visible(first + rows - 1).end.next_multiple_of(BLOCK);
@@ -163,9 +177,10 @@ impl Block {
             first,
             rows,
             begin,
-            end: end_of_chunk(begin).min(last_key),
+            end: end_of_chunk(begin, chunk).min(last_key),
             first_key: begin,
             last_key,
+            chunk,
             slot,
             values_slot: head / args.group() % VALUES,
         }
@@ -175,13 +190,15 @@ impl Block {
     pub(super) fn next(&self, args: &AttentionArgs) -> Option<Self> {
         let slot = 1 - self.slot;
         if self.end < self.last_key {
-            let (begin, end) = (self.end, end_of_chunk(self.end).min(self.last_key));
+            let (begin, end) = (self.end, end_of_chunk(self.end, self.chunk).min(self.last_key));
             return Some(Self { begin, end, slot, ..*self });
         }
         if self.first + BLOCK < args.num_queries {
-            return Some(Self::new(args, self.head, self.first + BLOCK, slot));
+            let next = (self.head, self.first + BLOCK);
+            return Some(Self::new(args, self.chunk, next, slot));
         }
-        (self.head + 1 < args.num_heads).then(|| Self::new(args, self.head + 1, 0, slot))
+        let next = (self.head + 1, 0);
+        (next.0 < args.num_heads).then(|| Self::new(args, self.chunk, next, slot))
     }
 
     pub(super) fn has_first_keys(&self) -> bool {
@@ -194,8 +211,8 @@ impl Block {
 }
 
 /// Chunks end where they end for every block of queries, so that sums do not depend on which queries share one.
-fn end_of_chunk(key: usize) -> usize {
-    (key / CHUNK + 1) * CHUNK
+fn end_of_chunk(key: usize, chunk: usize) -> usize {
+    (key / chunk + 1) * chunk
 }
 
 #[derive(Debug)]

@@ -1,10 +1,9 @@
 //! What every instruction set's attention does between its products.
 
 use super::pack;
-use super::softmax::{Part, ROWS, State, softmax};
+use super::state::State;
 use super::{AttentionArgs, BLOCK, Block, Work};
 use crate::engine::cpu::avx512::Avx512;
-use crate::engine::cpu::math;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::__m512;
 
@@ -25,34 +24,6 @@ pub(in crate::engine::cpu::narrow) unsafe fn pack(args: &AttentionArgs, block: B
             pack::keys(args, head, work.sizes, work.keys());
             pack::values(args, head, work.sizes, work.values(block));
         }
-    }
-}
-
-/// The softmax of [`ROWS`] rows of a block from `row` on, whose scores and weights are given. Rows beyond the last are
-/// computed and dropped.
-#[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn weigh(
-    args: &AttentionArgs,
-    block: Block,
-    row: usize,
-    (scores, weights): (Part<f32>, Part<u16>),
-    state: &mut State,
-) {
-    let Block { first, rows, begin, end, .. } = block;
-    let visible = std::array::from_fn(|r| {
-        let seen = args.visible(first + (row + r).min(rows - 1));
-        seen.start.clamp(begin, end) - begin..seen.end.clamp(begin, end) - begin
-    });
-    // SAFETY: rows of the block.
-    unsafe {
-        if let Some(cap) = args.softcap {
-            for r in 0..ROWS {
-                math::softcap::<S>(scores.row(r), end - begin, cap);
-            }
-        }
-        let rows = state.rows(row, block.has_first_keys());
-        let (rows, factors) = softmax(scores, &visible, end - begin, weights, rows);
-        state.set(row, block.slot, rows, factors);
     }
 }
 

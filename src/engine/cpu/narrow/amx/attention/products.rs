@@ -3,8 +3,8 @@
 
 use super::tiles::{exchange, load_rows, multiply};
 use crate::engine::cpu::narrow::amx::{STEP_BYTES, TILE_BYTES, TILE_ROWS, store_sums};
-use crate::engine::cpu::narrow::attention::softmax::State;
 use crate::engine::cpu::narrow::attention::stages::{load, settle};
+use crate::engine::cpu::narrow::attention::state::State;
 use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block, Work};
 
 /// First the values of `mix` by their weights, then the scores of `score`.

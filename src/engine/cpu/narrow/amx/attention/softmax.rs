@@ -1,22 +1,15 @@
 //! The softmax of a few rows of scores side by side, from f32 to bf16 weights.
 
-use super::BLOCK;
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
+use crate::engine::cpu::narrow::attention::state::{EXP2, NO_KEY, Part, ROWS, Rows, State, reduce};
+use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block};
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
-
-/// Rows that take their softmax side by side: the maximum of one alone would be waited for.
-pub(in crate::engine::cpu::narrow) const ROWS: usize = 4;
-/// Stands where no key is: its weight is lost in any sum.
-const NO_KEY: f32 = -1e30;
-
-/// `2^x` on [0, 1] within 7.5e-5 of it (minimax fit of degree 3), a twentieth of a step of bf16.
-const EXP2: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_2, 0.078_024_5];
 
 /// `vreduceps` leaves what lies above the whole number below x, and `vscalefps` takes that number from x itself.
 #[inline(always)]
@@ -33,118 +26,31 @@ unsafe fn exp2(x: __m512) -> __m512 {
     }
 }
 
-/// A number for each row of a block: a quarter of a vector repeats it, as [`reduce`] leaves it.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct ByRow([f32; BLOCK * LANES / ROWS]);
-
-impl ByRow {
-    fn of(&self, row: usize) -> f32 {
-        self.0[row / ROWS * LANES + row % ROWS * (LANES / ROWS)]
-    }
-
-    #[inline(always)]
-    unsafe fn load(&self, row: usize) -> __m512 {
-        // SAFETY: the caller's CPU has AVX-512; a vector for each group of rows.
-        unsafe { S::load(self.0[row / ROWS * LANES..][..LANES].as_ptr()) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(&mut self, row: usize, x: __m512) {
-        // SAFETY: as above.
-        unsafe { S::store(self.0[row / ROWS * LANES..][..LANES].as_mut_ptr(), x) };
-    }
-}
-
-/// Maxima and sums of [`ROWS`] rows over the keys so far.
-#[derive(Clone, Copy)]
-pub(in crate::engine::cpu::narrow) struct Rows {
-    max: __m512,
-    sum: __m512,
-}
-
-/// What the softmax of a block of queries carries from keys to keys, and what its values are multiplied by.
-pub(in crate::engine::cpu::narrow) struct State {
-    max: ByRow,
-    sum: ByRow,
-    /// For the values of keys before, in either place of weights; and for all values in the end.
-    factors: [ByRow; 2],
-    scales: [ByRow; 2],
-}
-
-impl Default for State {
-    fn default() -> Self {
-        let zeros = ByRow([0.0; BLOCK * LANES / ROWS]);
-        Self { max: zeros, sum: zeros, factors: [zeros; 2], scales: [zeros; 2] }
-    }
-}
-
-impl State {
-    /// # Safety
-    /// The CPU has AVX-512.
-    #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn rows(&self, row: usize, is_first: bool) -> Rows {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if is_first {
-                return Rows { max: S::splat(NO_KEY), sum: S::splat(0.0) };
+/// The softmax of [`ROWS`] rows of a block from `row` on, whose scores and weights are given. Rows beyond the last are
+/// computed and dropped.
+#[inline(always)]
+pub(super) unsafe fn weigh(
+    args: &AttentionArgs,
+    block: Block,
+    row: usize,
+    (scores, weights): (Part<f32>, Part<u16>),
+    state: &mut State,
+) {
+    let Block { first, rows, begin, end, .. } = block;
+    let visible = std::array::from_fn(|r| {
+        let seen = args.visible(first + (row + r).min(rows - 1));
+        seen.start.clamp(begin, end) - begin..seen.end.clamp(begin, end) - begin
+    });
+    // SAFETY: rows of the block.
+    unsafe {
+        if let Some(cap) = args.softcap {
+            for r in 0..ROWS {
+                math::softcap::<S>(scores.row(r), end - begin, cap);
             }
-            Rows { max: self.max.load(row), sum: self.sum.load(row) }
         }
-    }
-
-    /// # Safety
-    /// The CPU has AVX-512.
-    #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn set(
-        &mut self,
-        row: usize,
-        slot: usize,
-        rows: Rows,
-        factors: __m512,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.max.store(row, rows.max);
-            self.sum.store(row, rows.sum);
-            self.factors[slot].store(row, factors);
-            self.scales[slot].store(row, S::div(S::splat(1.0), rows.sum));
-        }
-    }
-
-    pub(in crate::engine::cpu::narrow) fn factor(&self, slot: usize, row: usize) -> f32 {
-        self.factors[slot].of(row)
-    }
-
-    pub(in crate::engine::cpu::narrow) fn scale(&self, slot: usize, row: usize) -> f32 {
-        self.scales[slot].of(row)
-    }
-}
-
-/// Some rows of a matrix.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::engine::cpu::narrow) struct Part<T> {
-    pub(in crate::engine::cpu::narrow) start: *mut T,
-    pub(in crate::engine::cpu::narrow) stride: usize,
-}
-
-impl<T> Part<T> {
-    /// The rows from `row` on.
-    ///
-    /// # Safety
-    /// The row is one of the matrix.
-    #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn from(&self, row: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self { start: self.row(row), stride: self.stride } }
-    }
-
-    /// # Safety
-    /// The row is one of the matrix.
-    #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn row(&self, i: usize) -> *mut T {
-        // SAFETY: the caller's promise.
-        unsafe { self.start.add(i * self.stride) }
+        let rows = state.rows(row, block.has_first_keys());
+        let (rows, factors) = softmax(scores, &visible, end - begin, weights, rows);
+        state.set(row, block.slot, rows, factors);
     }
 }
 
@@ -155,7 +61,7 @@ impl<T> Part<T> {
 /// # Safety
 /// Rows of `scores` and `weights` are valid for `padded` numbers, a multiple of 32, by which all of `visible` end.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn softmax(
+unsafe fn softmax(
     scores: Part<f32>,
     visible: &[Range<usize>; ROWS],
     padded: usize,
@@ -205,20 +111,6 @@ pub(in crate::engine::cpu::narrow) unsafe fn softmax(
         let factors = math::exp2::<S>(S::sub(before.max, max));
         let sum = S::fma(before.sum, factors, reduce(sums, |a, b| S::add(a, b)));
         (Rows { max, sum }, factors)
-    }
-}
-
-/// The rows' numbers folded to one each, in a quarter of the vector each.
-#[inline(always)]
-unsafe fn reduce(rows: [__m512; ROWS], with: impl Fn(__m512, __m512) -> __m512) -> __m512 {
-    // SAFETY: the caller's CPU has AVX-512.
-    unsafe {
-        let halves =
-            |a, b| with(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
-        let (a, b) = (halves(rows[0], rows[1]), halves(rows[2], rows[3]));
-        let x = with(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-        let x = with(x, _mm512_permute_ps::<0x4e>(x));
-        with(x, _mm512_permute_ps::<0xb1>(x))
     }
 }
 
