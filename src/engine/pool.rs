@@ -7,6 +7,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 /// `num_threads - 1` threads and the caller.
 #[derive(Debug)]
@@ -148,14 +150,30 @@ impl Shared {
 #[cfg(target_os = "linux")]
 const NICE: libc::c_int = 10;
 
+/// The longest time slice that Linux grants. Since Linux 6.12 a thread with a shorter one, which by default is a few
+/// milliseconds, need not wait until this one's is over.
+#[cfg(target_os = "linux")]
+const SLICE: Duration = Duration::from_millis(100);
+
 /// Lets the process's other threads run before this one. Only Linux has priorities of threads.
 pub fn give_way() {
     #[cfg(target_os = "linux")]
-    // SAFETY: these calls touch no memory. Of the process's priority that of its first thread is read, and 0 is the
-    // calling thread. A priority can always be lowered.
+    // SAFETY: of memory these calls read `attributes` alone. Of the process's priority that of its first thread is read,
+    // and 0 is the calling thread. A priority can always be lowered; where no slice may be set, it stays as it is.
     unsafe {
         let process = libc::getpriority(libc::PRIO_PROCESS, libc::getpid().cast_unsigned());
         libc::setpriority(libc::PRIO_PROCESS, 0, process + NICE);
+        let attributes = libc::sched_attr {
+            size: size_of::<libc::sched_attr>() as u32,
+            sched_policy: 0,
+            sched_flags: libc::SCHED_FLAG_KEEP_POLICY as u64,
+            sched_nice: libc::getpriority(libc::PRIO_PROCESS, 0),
+            sched_priority: 0,
+            sched_runtime: SLICE.as_nanos() as u64,
+            sched_deadline: 0,
+            sched_period: 0,
+        };
+        libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
     }
 }
 
