@@ -11,8 +11,8 @@
 import { check, sleep } from "k6";
 import exec from "k6/execution";
 import http from "k6/http";
-import { Counter, Trend } from "k6/metrics";
-import { booksAddUp, requests, settled, url } from "./workload.js";
+import { Counter, Gauge, Trend } from "k6/metrics";
+import { booksAddUp, metric, requests, settled, url } from "./workload.js";
 
 const peak = Number(__ENV.PEAK || 5);
 const factor = Number(__ENV.FACTOR || 10);
@@ -48,6 +48,7 @@ export const options = {
       // By the clock of a client on the same busy machine; a deadline counts from the server's first byte.
       admitted_latency: [`p(99)<=${deadlineMs * 1.1}`],
       refusal_latency: [`p(99)<=${refusalMs}`],
+      refused_in_time_share: ["value>=0.99"],
       late: ["count==0"],
       refused: ["count>0"],
     }),
@@ -69,6 +70,7 @@ const admittedLatency = new Trend("admitted_latency", true);
 const refusalLatency = new Trend("refusal_latency", true);
 const retryAfter = new Trend("retry_after_seconds");
 
+const quick = new Gauge("refused_in_time_share");
 const promised = new Trend("promised_seconds");
 const cameTrue = new Trend("came_true_seconds");
 
@@ -125,7 +127,19 @@ export function large() {
   });
 }
 
-export function teardown() {
+// How many refusals the server made, and how many of them in time, from the first byte to the last word.
+function refusals() {
+  const counts = [metric("rerank_refusal_seconds_count"), metric(`rerank_refusal_seconds_bucket{le="${refusalMs / 1000}"}`)];
+  return counts.map((count) => count || 0);
+}
+
+export function setup() {
+  return refusals();
+}
+
+export function teardown(before) {
+  const [all, inTime] = refusals().map((count, i) => count - before[i]);
+  if (all > 0) quick.add(inTime / all);
   check(settled(), { "the books add up": booksAddUp, "nothing is left": (books) => books.backlog === 0 });
 }
 
@@ -144,6 +158,7 @@ export function handleSummary({ metrics }) {
     `other           ${value("other", "count")}`,
     `answers         ${trend("admitted_latency", "ms")}`,
     `refusals        ${trend("refusal_latency", "ms")}`,
+    `by the server   ${(100 * value("refused_in_time_share", "value")).toFixed(2)} % of errors within ${refusalMs} ms of the first byte`,
     `Retry-After     ${trend("retry_after_seconds", "s")}`,
     `and how true    ${value("promised_seconds", "avg").toFixed(0)} s promised to a large request, let in after ${value("came_true_seconds", "avg").toFixed(1)} s`,
     `checks failed   ${value("checks", "fails")}`,

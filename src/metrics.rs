@@ -39,6 +39,7 @@ const ANSWERED: &str = "rerank_answered_requests_total";
 const REFUSED: &str = "rerank_refused_requests_total";
 const FAILED: &str = "rerank_failed_requests_total";
 const REFUSALS: &str = "rerank_refusals_total";
+const REFUSAL_SECONDS: &str = "rerank_refusal_seconds";
 const CANCELLED: &str = "rerank_cancelled_requests_total";
 const EXPIRED: &str = "rerank_expired_requests_total";
 const PAIRS: &str = "rerank_scored_pairs_total";
@@ -78,6 +79,12 @@ const DESCRIPTIONS: &[(&str, Kind, Unit, &str)] = &[
         Kind::Histogram,
         Unit::Seconds,
         "From the first byte of a scoring request to its answer.",
+    ),
+    (
+        REFUSAL_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        "From the first byte of a scoring request to its error.",
     ),
     (REQUEST_DOCUMENTS, Kind::Histogram, Unit::Count, "Documents in an answered scoring request."),
     (
@@ -250,6 +257,7 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     request_seconds: Histogram,
+    refusal_seconds: Histogram,
     request_documents: Histogram,
     in_flight: Gauge,
     received: Counter,
@@ -305,6 +313,7 @@ impl Metrics {
         Self {
             handle: recorder.handle(),
             request_seconds: histogram(REQUEST_SECONDS),
+            refusal_seconds: histogram(REFUSAL_SECONDS),
             request_documents: histogram(REQUEST_DOCUMENTS),
             in_flight: gauge(IN_FLIGHT),
             received: counter(RECEIVED),
@@ -369,7 +378,8 @@ impl Metrics {
     }
 
     /// A scoring request got an error.
-    pub fn refused(&self, error: &Error) {
+    pub fn refused(&self, error: &Error, took: Duration) {
+        self.refusal_seconds.record(took);
         let reason = Label::from_static_parts("reason", error.verdict().kind);
         self.counter(REFUSALS, vec![reason]).increment(1);
     }

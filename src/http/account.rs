@@ -2,7 +2,9 @@
 //! ways.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::clock;
 use crate::error::Error;
 use crate::metrics::{End, Metrics};
 use crate::request::Tally;
@@ -12,15 +14,16 @@ use crate::tenant::Tenant;
 #[derive(Debug)]
 pub(super) struct Account<'a> {
     metrics: &'a Metrics,
+    received: Instant,
     /// `None` until a key is known.
     tenant: Option<Arc<Tenant>>,
     is_open: bool,
 }
 
 impl<'a> Account<'a> {
-    pub(super) fn open(metrics: &'a Metrics) -> Self {
+    pub(super) fn open(metrics: &'a Metrics, received: Instant) -> Self {
         metrics.received();
-        Self { metrics, tenant: None, is_open: true }
+        Self { metrics, received, tenant: None, is_open: true }
     }
 
     pub(super) fn belongs_to(&mut self, tenant: &Arc<Tenant>) {
@@ -35,7 +38,7 @@ impl<'a> Account<'a> {
     }
 
     pub(super) fn refused(self, error: &Error) {
-        self.metrics.refused(error);
+        self.metrics.refused(error, clock::now() - self.received);
         let end = End::of(error);
         // Whoever left was answered nothing.
         if let (Some(tenant), End::Refused | End::Failed) = (&self.tenant, end) {

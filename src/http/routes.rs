@@ -217,7 +217,7 @@ async fn score(
     mut stamps: Stamps,
     caller: Caller,
 ) -> Reply {
-    let mut account = Account::open(&app.metrics);
+    let mut account = Account::open(&app.metrics, stamps.received);
     let headers = request.headers().clone();
     let fallback_id = Uuid::new_v4().to_string();
     // The bytes are held as long as the texts made of them.

@@ -81,6 +81,7 @@ fn overload_is_refused_at_once_with_the_time_to_come_back() {
     let refused = server.post("/rerank", &json!({"query": "q", "texts": ["a"]}));
     assert_eq!(refused.json(), json!({"error": "Model is overloaded", "error_type": "Overloaded"}));
     assert_eq!(server.metric("rerank_refusals_total{reason=\"overloaded\"}"), 2.0);
+    assert_eq!(server.metric("rerank_refusal_seconds_count"), 2.0);
 }
 
 #[test]
