@@ -127,7 +127,8 @@ export function large() {
   });
 }
 
-// How many refusals the server made, and how many of them in time, from the first byte to the last word.
+// How many errors the server gave, and how many of them in time by its own clock, from a request's first byte on.
+// REFUSAL_MS must be a bound of the histogram.
 function refusals() {
   const counts = [metric("rerank_refusal_seconds_count"), metric(`rerank_refusal_seconds_bucket{le="${refusalMs / 1000}"}`)];
   return counts.map((count) => count || 0);

@@ -132,7 +132,8 @@ unsafe fn range<S: Lanes, const PAIRS: bool>(row: *const u8, width: usize) -> (f
     }
 }
 
-/// The code of numbers from `low <= 0` to `high >= 0`, and one over its scale. A NaN stays one.
+/// The code of numbers from `low <= 0` to `high >= 0`, and one over its scale. Zero has a code, so padding costs nothing. A
+/// NaN stays one.
 #[inline(always)]
 pub(super) fn code_of(low: f32, high: f32) -> (Code, f32) {
     let scale = (high - low) / 255.0;
