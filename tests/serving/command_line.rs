@@ -1,6 +1,6 @@
 //! `rerankd` from a shell: what it prints, and exit codes that scripts can use.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Output, Stdio};
 
 use crate::support::*;
@@ -15,7 +15,11 @@ fn run(args: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary runs");
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let written = child.stdin.take().unwrap().write_all(input.as_bytes());
+    // Who refuses the arguments ends before it reads.
+    if let Err(error) = written {
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+    }
     child.wait_with_output().unwrap()
 }
 

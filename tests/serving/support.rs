@@ -124,7 +124,13 @@ impl Server {
         &self.url["http://".len()..]
     }
 
-    /// Whether a line of the log holds this text.
+    /// Waits until a line of the log holds this text: an answer may come before its line is read here.
+    #[track_caller]
+    pub fn logs(&self, text: &str) {
+        eventually(&format!("the log says {text}"), || self.logged(text));
+    }
+
+    /// Whether a line of the log that was read so far holds this text.
     pub fn logged(&self, text: &str) -> bool {
         self.lines.lock().unwrap().iter().any(|line| line.contains(text))
     }
