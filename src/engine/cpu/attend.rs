@@ -235,6 +235,7 @@ impl Cpu {
                 head_dim,
                 window: kind.window,
                 softcap: kind.softcap,
+                int8: self.dtype == Dtype::Int8,
                 // SAFETY: `out_row` is a row of `out`, sized by `attend`.
                 out: unsafe { out.wide_mut().as_mut_ptr().add(out_row * out_stride) },
                 out_stride,

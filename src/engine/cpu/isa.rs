@@ -19,7 +19,7 @@ pub enum Isa {
     Avx512,
     /// And AVX512-VNNI, the same.
     Avx512Vnni,
-    /// And AVX512-BF16, an instruction for products of bf16, and DQ.
+    /// And AVX512-BF16, an instruction for products of bf16, DQ and VBMI.
     Avx512Bf16,
     /// And AMX, instructions for products of whole tiles of bytes or bf16.
     Amx,
@@ -145,6 +145,7 @@ fn has_avx512_bf16() -> bool {
     has_avx512_vnni()
         && is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vl")
 }
 

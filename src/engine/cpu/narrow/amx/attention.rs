@@ -24,7 +24,7 @@ pub(super) unsafe fn attention(args: &AttentionArgs) {
     // SAFETY: the caller's promise; blocks are made of heads, queries and keys that are there.
     unsafe {
         let work = Work::new(args.work, sizes);
-        let pack = |block: Block| pack(args, block, &work);
+        let pack = |block: Block| pack::<false>(args, block, &work);
         let tiles = Tiles::configure();
         let mut products = Products::new(args, &work);
         let (mut before, mut current) = (None, Some(Block::first(args, sizes.chunk)));

@@ -1,4 +1,4 @@
-//! Softmax attention of one sequence, head by head, in bf16 with f32 sums and softmax.
+//! Softmax attention of one sequence, head by head, in bf16 with f32 sums and softmax; scores may be products of bytes.
 //!
 //! Per head the keys are transposed and the values paired into packed tiles. Some queries at a time have their scores
 //! made, then their softmax, then the weighted values, for so many keys that [`CHUNK`] scores are the most: what a stage
@@ -7,6 +7,8 @@
 //!
 //! What makes the products is an instruction set's own: here AVX512-BF16, in [`super::amx::attention`] tiles.
 
+#[cfg(target_arch = "x86_64")]
+mod bytes;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -51,6 +53,8 @@ pub(in crate::engine::cpu) struct AttentionArgs {
     pub(in crate::engine::cpu) head_dim: usize,
     pub(in crate::engine::cpu) window: Window,
     pub(in crate::engine::cpu) softcap: Option<f32>,
+    /// Scores may be products of bytes.
+    pub(in crate::engine::cpu) int8: bool,
     /// `[num_queries, num_heads * head_dim]`
     pub(in crate::engine::cpu) out: *mut f32,
     pub(in crate::engine::cpu) out_stride: usize,
@@ -91,7 +95,7 @@ pub(super) struct Sizes {
     scores: usize,
     /// `[queries][weights_stride]` bf16
     weights: usize,
-    /// `[32][32]` f32
+    /// `[32][32]` f32, or scales and codes of queries.
     tile: usize,
     /// `[32][dim]` f32: values by the weights of the keys so far.
     context: usize,
@@ -235,6 +239,16 @@ impl Work {
 
     pub(super) fn keys(&self) -> *mut u8 {
         self.start
+    }
+
+    /// Of columns of keys that are bytes: `[dim]`, up to 256 of them.
+    pub(super) fn scales(&self) -> *mut f32 {
+        self.tile
+    }
+
+    /// Of queries: `[GROUP][dim]`.
+    pub(super) fn codes(&self) -> *mut u8 {
+        self.tile.wrapping_add(self.sizes.dim).cast()
     }
 
     /// # Safety

@@ -1,8 +1,8 @@
 //! What every instruction set's attention does between its products.
 
-use super::pack;
 use super::state::State;
 use super::{AttentionArgs, BLOCK, Block, Work};
+use super::{bytes, pack};
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::__m512;
@@ -10,18 +10,26 @@ use std::arch::x86_64::__m512;
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
-/// Packs the keys and values of a head before its first block of queries.
+/// Packs the keys, as bytes or as they are, and the values of a head before its first block of queries.
 ///
 /// # Safety
 /// As for [`super::vectors::attention`]; so for all here.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn pack(args: &AttentionArgs, block: Block, work: &Work) {
+pub(in crate::engine::cpu::narrow) unsafe fn pack<const BYTES: bool>(
+    args: &AttentionArgs,
+    block: Block,
+    work: &Work,
+) {
     let is_first = block.first == 0 && block.has_first_keys();
     if is_first && block.head.is_multiple_of(args.group()) {
         let head = block.head / args.group();
         // SAFETY: the caller's promise.
         unsafe {
-            pack::keys(args, head, work.sizes, work.keys());
+            if BYTES {
+                bytes::keys(args, head, work);
+            } else {
+                pack::keys(args, head, work.sizes, work.keys());
+            }
             pack::values(args, head, work.sizes, work.values(block));
         }
     }

@@ -13,10 +13,6 @@ pub(in crate::engine::cpu::narrow) const ROWS: usize = 4;
 /// Stands where no key is: its weight is lost in any sum.
 pub(in crate::engine::cpu::narrow) const NO_KEY: f32 = -1e30;
 
-/// `2^x` on [0, 1] within 7.5e-5 of it (minimax fit of degree 3), a twentieth of a step of bf16.
-pub(in crate::engine::cpu::narrow) const EXP2: [f32; 4] =
-    [0.999_925_2, 0.695_833_5, 0.226_067_2, 0.078_024_5];
-
 /// A number for each row of a block: a quarter of a vector repeats it, as [`reduce`] leaves it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

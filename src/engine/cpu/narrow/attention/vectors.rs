@@ -3,10 +3,11 @@
 //! Three groups of queries are under way at a time, one in each stage: between the lines of two groups' products the
 //! third's softmax is taken, by units that have no products to make.
 
+use super::bytes::{self, CODE_TILE_BYTES};
 use super::pack::fetch;
 use super::stages::{pack, settle, store};
 use super::state::{NO_KEY, Part, ROWS, State};
-use super::woven::{Maxima, QUARTERS, Softmax};
+use super::woven::{OfScores, Softmax};
 use super::{AttentionArgs, BLOCK, Block, GROUP, Sizes, Work};
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
@@ -19,8 +20,7 @@ use std::ops::Range;
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
-// A piece of softmax has a quarter of a row for each line of a tile.
-const _: () = assert!(BLOCK.is_multiple_of(GROUP) && ROWS * QUARTERS == TILE_ROWS);
+const _: () = assert!(BLOCK.is_multiple_of(GROUP) && (TILE_ROWS / 2).is_multiple_of(ROWS));
 
 /// Those of a group: 16 sums wait for no product's latency.
 type Sums = [[__m512; 2]; GROUP];
@@ -63,39 +63,61 @@ impl Group {
         Part { start: unsafe { work.weights(self.slot) }, stride: work.sizes.weights_stride() }
     }
 
-    /// The softmax of its scores, whose `maxima` are those of either slot.
+    /// The softmax of its scores, whose maxima and scales are those of either slot.
     #[inline(always)]
-    unsafe fn softmax(&self, work: &Work, maxima: &[Maxima; 2], state: &State) -> Softmax {
+    unsafe fn softmax<const SCALED: bool>(
+        &self,
+        work: &Work,
+        of_scores: &[OfScores; 2],
+        state: &State,
+    ) -> Softmax<SCALED> {
         let Self { block, row, slot } = *self;
         // SAFETY: the caller's promise; rows of the block.
         unsafe {
             let rows = [row, row + ROWS].map(|row| state.rows(row, block.has_first_keys()));
             let parts = (self.scores(work), self.weights(work));
-            Softmax::new(parts, block.end - block.begin, &maxima[slot], rows)
+            Softmax::new(parts, block.end - block.begin, &of_scores[slot], rows)
         }
     }
 }
 
 /// # Safety
 /// AVX-512 with BF16 and DQ is available; `args` describes valid memory and nothing overlaps.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
 pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if bytes::pays(args) {
+            attend::<true>(args);
+        } else {
+            attend::<false>(args);
+        }
+    }
+}
+
+/// With scores that are products of bytes, or of bf16.
+///
+/// # Safety
+/// As for [`attention`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn attend<const BYTES: bool>(args: &AttentionArgs) {
     // SAFETY: the caller's promise; groups are made of heads, queries and keys that are there.
     unsafe {
         let work = Work::new(args.work, Sizes::new(args.len, args.head_dim, GROUP));
         let mut state = State::default();
-        let mut maxima = [[_mm512_setzero_ps(); GROUP]; 2];
+        let mut of_scores = [OfScores::none(); 2];
         let first = Group { block: Block::first(args, work.sizes.chunk), row: 0, slot: 0 };
         let (mut before, mut current, mut next) = (None::<Group>, None::<Group>, Some(first));
         while next.is_some() || current.is_some() || before.is_some() {
             // Made anew each time: one that lives on would not be held in registers.
-            let mut softmax = match current {
-                Some(group) => group.softmax(&work, &maxima, &state),
+            let mut softmax: Softmax<BYTES> = match current {
+                Some(group) => group.softmax(&work, &of_scores, &state),
                 None => Softmax::none(),
             };
             if let Some(group) = next {
-                prepare(args, group, &work);
-                score(args, group, &work, &mut maxima[group.slot], &mut softmax);
+                prepare::<BYTES>(args, group, &work);
+                score(args, group, &work, &mut of_scores[group.slot], &mut softmax);
             }
             if let Some(group) = before {
                 mix(args, group, (&work, &state), &mut softmax);
@@ -113,12 +135,16 @@ pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
 /// # Safety
 /// As for [`attention`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-unsafe fn prepare(args: &AttentionArgs, Group { block, row, .. }: Group, work: &Work) {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn prepare<const BYTES: bool>(
+    args: &AttentionArgs,
+    Group { block, row, .. }: Group,
+    work: &Work,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         if row == 0 {
-            pack(args, block, work);
+            pack::<BYTES>(args, block, work);
         }
         if block.has_first_keys() {
             let first = block.first + row;
@@ -132,36 +158,47 @@ unsafe fn prepare(args: &AttentionArgs, Group { block, row, .. }: Group, work: &
 /// # Safety
 /// As for [`attention`]; the head's keys are packed.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-unsafe fn score(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn score<const BYTES: bool>(
     args: &AttentionArgs,
     group: Group,
     work: &Work,
-    maxima: &mut Maxima,
-    softmax: &mut Softmax,
+    of_scores: &mut OfScores,
+    softmax: &mut Softmax<BYTES>,
 ) {
-    let (steps, row_bytes) = (work.sizes.dim / BLOCK, 2 * args.qkv_stride);
-    let block = group.block;
+    let (block, steps) = (group.block, work.sizes.dim / BLOCK);
     // A window moves on with the queries: what the first and the last see, all see.
     let seen = group.visible(args, GROUP - 1).start..group.visible(args, 0).end;
     // SAFETY: offsets stay inside the workspace, and inside a block of queries.
     unsafe {
         let scores = group.scores(work);
-        *maxima = [S::splat(NO_KEY); GROUP];
+        *of_scores = OfScores::none();
         let query = args.qkv.add((block.first + group.row) * args.qkv_stride);
-        let query = query.add(block.head * args.head_dim).cast::<u8>();
+        let query = query.add(block.head * args.head_dim);
+        let (query, row_bytes, step_bytes, tile_bytes) = if BYTES {
+            of_scores.scales = bytes::queries(args, query, work);
+            (work.codes().cast_const(), work.sizes.dim, STEP_BYTES / 2, CODE_TILE_BYTES)
+        } else {
+            (query.cast(), 2 * args.qkv_stride, STEP_BYTES, TILE_BYTES)
+        };
         for key in (block.begin..block.end).step_by(BLOCK) {
-            let keys = work.keys().add(key / TILE_ROWS * steps * TILE_BYTES).cast_const();
+            let keys = work.keys().add(key / TILE_ROWS * steps * tile_bytes).cast_const();
             let mut sums = [[_mm512_setzero_ps(); 2]; GROUP];
             for step in 0..steps {
-                let keys = keys.add(step * TILE_BYTES);
-                let columns = [keys, keys.add(steps * TILE_BYTES)];
-                multiply(query.add(step * STEP_BYTES), row_bytes, columns, &mut sums, softmax);
+                let keys = keys.add(step * tile_bytes);
+                let columns = [keys, keys.add(steps * tile_bytes)];
+                let query = query.add(step * step_bytes);
+                multiply::<BYTES, BYTES>(query, row_bytes, columns, &mut sums, softmax);
+            }
+            if BYTES {
+                for sum in sums.as_flattened_mut() {
+                    *sum = _mm512_cvtepi32_ps(_mm512_castps_si512(*sum));
+                }
             }
             if args.softcap.is_some() || key < seen.start || seen.end < key + BLOCK {
                 sums = restrict(args, group, key, sums);
             }
-            for (i, (sums, max)) in sums.into_iter().zip(maxima.iter_mut()).enumerate() {
+            for (i, (sums, max)) in sums.into_iter().zip(&mut of_scores.maxima).enumerate() {
                 *max = S::max(*max, S::max(sums[0], sums[1]));
                 store(sums, scores.row(i).add(key - block.begin), BLOCK);
             }
@@ -174,7 +211,7 @@ unsafe fn score(
 /// # Safety
 /// As for [`attention`].
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
 unsafe fn restrict(args: &AttentionArgs, group: Group, key: usize, mut sums: Sums) -> Sums {
     for (i, sums) in sums.iter_mut().enumerate() {
         let seen = group.visible(args, i);
@@ -199,12 +236,12 @@ unsafe fn restrict(args: &AttentionArgs, group: Group, key: usize, mut sums: Sum
 /// # Safety
 /// As for [`attention`]; the head's values are packed.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-unsafe fn mix(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn mix<const SCALED: bool>(
     args: &AttentionArgs,
     group: Group,
     (work, state): (&Work, &State),
-    softmax: &mut Softmax,
+    softmax: &mut Softmax<SCALED>,
 ) {
     let (Group { block, row, .. }, dim) = (group, work.sizes.dim);
     // SAFETY: offsets stay inside the workspace; rows of the block.
@@ -217,7 +254,8 @@ unsafe fn mix(
                 let values = work.values(block).add(tile * TILE_BYTES).cast_const();
                 let weights_of = weights.start.add(key - block.begin).cast::<u8>();
                 let columns = [values, values.add(TILE_BYTES)];
-                multiply(weights_of, 2 * weights.stride, columns, &mut sums, softmax);
+                let row_bytes = 2 * weights.stride;
+                multiply::<false, SCALED>(weights_of, row_bytes, columns, &mut sums, softmax);
             }
             for (i, sums) in sums.into_iter().enumerate().take(block.rows - row) {
                 settle(args, (block, row + i), column, sums, (work, state));
@@ -226,38 +264,34 @@ unsafe fn mix(
     }
 }
 
-/// Adds the products of [`GROUP`] rows, 64 bytes of each, with two packed tiles of columns; the next piece of softmax is
-/// taken meanwhile.
+/// Adds the products of [`GROUP`] rows, 64 bytes of each, with two packed tiles of columns; if `BYTES`, those of 32 signed
+/// bytes with unsigned ones, as integers. The next piece of softmax is taken meanwhile.
 ///
 /// # Safety
 /// As for [`attention`]; the rows and tiles are valid.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-unsafe fn multiply(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn multiply<const BYTES: bool, const SCALED: bool>(
     rows: *const u8,
     row_bytes: usize,
     columns: [*const u8; 2],
     sums: &mut Sums,
-    softmax: &mut Softmax,
+    softmax: &mut Softmax<SCALED>,
 ) {
+    let lines = if BYTES { TILE_ROWS / 2 } else { TILE_ROWS };
     // SAFETY: a line of each tile, a dword of each row.
     unsafe {
         // By value: what has an address has no register.
         let mut own = *sums;
-        let Some(piece) = softmax.next() else {
-            for dword in 0..TILE_ROWS {
-                multiply_line(dword, (rows, row_bytes), columns, &mut own);
+        let piece = softmax.next();
+        for row in 0..ROWS {
+            multiply_line::<BYTES>(row * lines / ROWS, (rows, row_bytes), columns, &mut own);
+            if let Some(piece) = &piece {
+                piece.weigh(row);
             }
-            *sums = own;
-            return;
-        };
-        for i in 0..ROWS {
-            let mut row = piece.row(i);
-            for quarter in 0..QUARTERS {
-                multiply_line(i * QUARTERS + quarter, (rows, row_bytes), columns, &mut own);
-                row.weigh(quarter);
+            for dword in row * lines / ROWS + 1..(row + 1) * lines / ROWS {
+                multiply_line::<BYTES>(dword, (rows, row_bytes), columns, &mut own);
             }
-            row.end();
         }
         *sums = own;
     }
@@ -269,51 +303,56 @@ unsafe fn multiply(
 /// # Safety
 /// As for [`multiply`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-unsafe fn multiply_line(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn multiply_line<const BYTES: bool>(
     dword: usize,
     (rows, row_bytes): (*const u8, usize),
     columns: [*const u8; 2],
     [s0, s1, s2, s3, s4, s5, s6, s7]: &mut Sums,
 ) {
-    // SAFETY: the caller's promise; it reads memory alone.
-    unsafe {
-        let row = rows.add(dword * 4);
-        asm!(
-            "vmovups zmm16, [{low}]",
-            "vmovups zmm17, [{high}]",
-            "vdpbf16ps zmm0, zmm16, dword ptr [{row}]{{1to16}}",
-            "vdpbf16ps zmm1, zmm17, dword ptr [{row}]{{1to16}}",
-            "vdpbf16ps zmm2, zmm16, dword ptr [{row} + {stride}]{{1to16}}",
-            "vdpbf16ps zmm3, zmm17, dword ptr [{row} + {stride}]{{1to16}}",
-            "vdpbf16ps zmm4, zmm16, dword ptr [{row} + 2*{stride}]{{1to16}}",
-            "vdpbf16ps zmm5, zmm17, dword ptr [{row} + 2*{stride}]{{1to16}}",
-            "vdpbf16ps zmm6, zmm16, dword ptr [{third}]{{1to16}}",
-            "vdpbf16ps zmm7, zmm17, dword ptr [{third}]{{1to16}}",
-            "vdpbf16ps zmm8, zmm16, dword ptr [{row} + 4*{stride}]{{1to16}}",
-            "vdpbf16ps zmm9, zmm17, dword ptr [{row} + 4*{stride}]{{1to16}}",
-            "vdpbf16ps zmm10, zmm16, dword ptr [{third} + 2*{stride}]{{1to16}}",
-            "vdpbf16ps zmm11, zmm17, dword ptr [{third} + 2*{stride}]{{1to16}}",
-            "vdpbf16ps zmm12, zmm16, dword ptr [{sixth}]{{1to16}}",
-            "vdpbf16ps zmm13, zmm17, dword ptr [{sixth}]{{1to16}}",
-            "vdpbf16ps zmm14, zmm16, dword ptr [{sixth} + {stride}]{{1to16}}",
-            "vdpbf16ps zmm15, zmm17, dword ptr [{sixth} + {stride}]{{1to16}}",
-            low = in(reg) columns[0].add(dword * STEP_BYTES),
-            high = in(reg) columns[1].add(dword * STEP_BYTES),
-            row = in(reg) row,
-            third = in(reg) row.add(3 * row_bytes),
-            sixth = in(reg) row.add(6 * row_bytes),
-            stride = in(reg) row_bytes,
-            inout("zmm0") s0[0], inout("zmm1") s0[1],
-            inout("zmm2") s1[0], inout("zmm3") s1[1],
-            inout("zmm4") s2[0], inout("zmm5") s2[1],
-            inout("zmm6") s3[0], inout("zmm7") s3[1],
-            inout("zmm8") s4[0], inout("zmm9") s4[1],
-            inout("zmm10") s5[0], inout("zmm11") s5[1],
-            inout("zmm12") s6[0], inout("zmm13") s6[1],
-            inout("zmm14") s7[0], inout("zmm15") s7[1],
-            out("zmm16") _, out("zmm17") _,
-            options(nostack, readonly, preserves_flags),
-        );
+    macro_rules! multiply_line {
+        ($product:literal) => {
+            // SAFETY: the caller's promise; it reads memory alone.
+            unsafe {
+                let row = rows.add(dword * 4);
+                asm!(
+                    "vmovups zmm16, [{low}]",
+                    "vmovups zmm17, [{high}]",
+                    concat!($product, " zmm0, zmm16, dword ptr [{row}]{{1to16}}"),
+                    concat!($product, " zmm1, zmm17, dword ptr [{row}]{{1to16}}"),
+                    concat!($product, " zmm2, zmm16, dword ptr [{row} + {stride}]{{1to16}}"),
+                    concat!($product, " zmm3, zmm17, dword ptr [{row} + {stride}]{{1to16}}"),
+                    concat!($product, " zmm4, zmm16, dword ptr [{row} + 2*{stride}]{{1to16}}"),
+                    concat!($product, " zmm5, zmm17, dword ptr [{row} + 2*{stride}]{{1to16}}"),
+                    concat!($product, " zmm6, zmm16, dword ptr [{third}]{{1to16}}"),
+                    concat!($product, " zmm7, zmm17, dword ptr [{third}]{{1to16}}"),
+                    concat!($product, " zmm8, zmm16, dword ptr [{row} + 4*{stride}]{{1to16}}"),
+                    concat!($product, " zmm9, zmm17, dword ptr [{row} + 4*{stride}]{{1to16}}"),
+                    concat!($product, " zmm10, zmm16, dword ptr [{third} + 2*{stride}]{{1to16}}"),
+                    concat!($product, " zmm11, zmm17, dword ptr [{third} + 2*{stride}]{{1to16}}"),
+                    concat!($product, " zmm12, zmm16, dword ptr [{sixth}]{{1to16}}"),
+                    concat!($product, " zmm13, zmm17, dword ptr [{sixth}]{{1to16}}"),
+                    concat!($product, " zmm14, zmm16, dword ptr [{sixth} + {stride}]{{1to16}}"),
+                    concat!($product, " zmm15, zmm17, dword ptr [{sixth} + {stride}]{{1to16}}"),
+                    low = in(reg) columns[0].add(dword * STEP_BYTES),
+                    high = in(reg) columns[1].add(dword * STEP_BYTES),
+                    row = in(reg) row,
+                    third = in(reg) row.add(3 * row_bytes),
+                    sixth = in(reg) row.add(6 * row_bytes),
+                    stride = in(reg) row_bytes,
+                    inout("zmm0") s0[0], inout("zmm1") s0[1],
+                    inout("zmm2") s1[0], inout("zmm3") s1[1],
+                    inout("zmm4") s2[0], inout("zmm5") s2[1],
+                    inout("zmm6") s3[0], inout("zmm7") s3[1],
+                    inout("zmm8") s4[0], inout("zmm9") s4[1],
+                    inout("zmm10") s5[0], inout("zmm11") s5[1],
+                    inout("zmm12") s6[0], inout("zmm13") s6[1],
+                    inout("zmm14") s7[0], inout("zmm15") s7[1],
+                    out("zmm16") _, out("zmm17") _,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+        };
     }
+    if BYTES { multiply_line!("vpdpbusd") } else { multiply_line!("vdpbf16ps") }
 }

@@ -2,7 +2,7 @@
 
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
-use crate::engine::cpu::narrow::attention::state::{EXP2, NO_KEY, Part, ROWS, Rows, State, reduce};
+use crate::engine::cpu::narrow::attention::state::{NO_KEY, Part, ROWS, Rows, State, reduce};
 use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block};
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
@@ -10,6 +10,9 @@ use std::ops::Range;
 
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
+
+/// `2^x` on [0, 1] within 7.5e-5 of it (minimax fit of degree 3), a twentieth of a step of bf16.
+const EXP2: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_2, 0.078_024_5];
 
 /// `vreduceps` leaves what lies above the whole number below x, and `vscalefps` takes that number from x itself.
 #[inline(always)]
