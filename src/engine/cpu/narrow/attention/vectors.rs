@@ -95,7 +95,7 @@ pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
     }
 }
 
-/// With scores that are products of bytes, or of bf16.
+/// With scores that are products of bytes, or of bf16: each a function of its own, as in one both would lack registers.
 ///
 /// # Safety
 /// As for [`attention`].
