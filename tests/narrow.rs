@@ -208,9 +208,10 @@ proptest! {
                 })
             };
             let expected = attention(&portable(dtype));
-            // Nothing divides the scores, so that bytes are a tenth of one off at times.
-            let absolute = if dtype == Dtype::Int8 { 0.1 } else { 0.05 };
             for cpu in simd(dtype) {
+                // Nothing divides the scores, so that products of bytes are a tenth of one off at times.
+                let has_bytes = dtype == Dtype::Int8 && cpu.isa() == Isa::Avx512Bf16;
+                let absolute = if has_bytes && lens.iter().any(|len| *len >= 64) { 0.1 } else { 0.05 };
                 for (got, expected) in attention(&cpu).iter().zip(&expected) {
                     assert_close(&cpu, got, expected, absolute, BF16_STEP);
                 }

@@ -17,15 +17,17 @@ const LANES: usize = S::LANES;
 
 /// Bytes of a packed tile: as many dwords of a key as [`BLOCK`] columns have, by 16 keys.
 pub(super) const CODE_TILE_BYTES: usize = TILE_BYTES / 2;
-/// Sums of codes are whole numbers that f32 has: `255 * 127 * 256 < 2^23`. So many scales and codes have a place, too.
+/// Sums of codes are whole numbers that f32 has: `255 * 127 * 256 < 2^23`.
 const MAX_DIM: usize = 256;
+// Scales and codes have the place of a tile of floats.
+const _: () = assert!((size_of::<f32>() + GROUP) * MAX_DIM <= size_of::<f32>() * BLOCK * BLOCK);
 /// Fewer gain less than it takes to code the keys.
 const MIN_QUERIES: usize = 64;
 
 /// Largest and smallest codes' distance from the middle one.
 const SPAN: f32 = 127.0;
 const MIDDLE: f32 = 128.0;
-/// The least scale of a query, so that scores hidden by -1e30 stay hidden after it. Queries of zeros have it.
+/// The least scale of a query, so that [`super::state::NO_KEY`] is below any score after it, too. Queries of zeros have it.
 const LEAST: f32 = 1e-20;
 
 /// The even columns of 32, and the odd ones.
@@ -115,7 +117,7 @@ pub(super) unsafe fn queries(
                 _mm512_castsi512_ps(_mm512_max_epu32(a, b))
             };
             let most = reduce(std::array::from_fn(|r| _mm512_castsi512_ps(most[r])), larger);
-            // In this order, so that no number stays none.
+            // In this order, so that a NaN stays one.
             *scale = _mm512_max_ps(S::splat(LEAST), S::mul(most, S::splat(1.0 / SPAN)));
             let mut factors = [0f32; LANES];
             S::store(factors.as_mut_ptr(), S::div(S::splat(1.0), *scale));

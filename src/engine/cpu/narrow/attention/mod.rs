@@ -95,7 +95,7 @@ pub(super) struct Sizes {
     scores: usize,
     /// `[queries][weights_stride]` bf16
     weights: usize,
-    /// `[32][32]` f32, or scales and codes of queries.
+    /// `[32][32]` f32; or, where scores are products of bytes, scales of the keys' columns and codes of a group of queries.
     tile: usize,
     /// `[32][dim]` f32: values by the weights of the keys so far.
     context: usize,

@@ -1,8 +1,7 @@
 //! What every instruction set's attention does between its products.
 
 use super::state::State;
-use super::{AttentionArgs, BLOCK, Block, Work};
-use super::{bytes, pack};
+use super::{AttentionArgs, BLOCK, Block, Work, bytes, pack};
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::__m512;

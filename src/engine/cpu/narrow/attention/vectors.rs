@@ -82,7 +82,7 @@ impl Group {
 }
 
 /// # Safety
-/// AVX-512 with BF16 and DQ is available; `args` describes valid memory and nothing overlaps.
+/// AVX-512 with BF16, DQ and VBMI is available; `args` describes valid memory and nothing overlaps.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
 pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
     // SAFETY: the caller's promise.

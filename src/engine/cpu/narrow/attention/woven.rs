@@ -5,8 +5,8 @@
 //! line through two powers of two is above the curve (Schraudolph, "A fast, compact approximation of the exponential
 //! function", 1999), and a table of all 128 mantissas takes that away.
 
-use super::GROUP;
 use super::state::{NO_KEY, Part, ROWS, Rows, State, reduce};
+use super::{BLOCK, GROUP};
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
 use crate::engine::cpu::simd::Simd;
@@ -105,7 +105,7 @@ impl<const SCALED: bool> Softmax<SCALED> {
     /// Of no group: it has no pieces.
     ///
     /// # Safety
-    /// The CPU has AVX-512 with BF16, DQ and VL; so for all here.
+    /// The CPU has AVX-512 with BF16, DQ, VBMI and VL; so for all here.
     #[inline(always)]
     pub(super) unsafe fn none() -> Self {
         // SAFETY: the caller's promise.
@@ -126,7 +126,7 @@ impl<const SCALED: bool> Softmax<SCALED> {
         }
     }
 
-    /// Of a group with so many `keys`, a multiple of [`super::BLOCK`], and their largest scores; `before` are its rows with the
+    /// Of a group with so many `keys`, a multiple of [`BLOCK`], and their largest scores; `before` are its rows with the
     /// keys before.
     ///
     /// # Safety
@@ -168,7 +168,7 @@ impl<const SCALED: bool> Softmax<SCALED> {
         let (row, key) = (self.row, self.key);
         self.row += ROWS;
         if self.row == GROUP {
-            (self.row, self.key) = (0, key + super::BLOCK);
+            (self.row, self.key) = (0, key + BLOCK);
         }
         // SAFETY: a row of the group, and a key below `keys`.
         unsafe {
