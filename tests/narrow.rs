@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
 use rerankd::engine::packed::Packed;
 use rerankd::engine::{
-    AttentionKind, Backend, Dtype, Epilogue, LinearInit, NormInit, NormKind, Queries,
+    AttentionKind, Backend, Dtype, Epilogue, LinearInit, NormInit, NormKind, Queries, Window,
 };
 
 use values::values;
@@ -236,6 +236,43 @@ proptest! {
             let expected = norm(&portable(dtype));
             for cpu in simd(dtype) {
                 assert_close(&cpu, &norm(&cpu), &expected, 0.02, 0.0);
+            }
+        }
+    }
+}
+
+/// Scores, which are exponents of two, rise or fall by four from key to key: what was the largest weight is soon nothing.
+#[test]
+fn attention_gives_the_reference_where_keys_outweigh_all_before() {
+    const STEP: f32 = 4.0;
+    for (len, dim, rise) in [(40, 32, 1.0), (150, 32, 1.0), (130, 64, 1.0), (150, 40, -1.0)] {
+        let x: Vec<f32> = (0..len).flat_map(|t| [1.0, t as f32 / len as f32]).collect();
+        let total = rise * STEP * len as f32;
+        // Queries are all the same, keys go from zero to `total` of their product, values from one number to another.
+        let mut weight = values(3, 3 * dim * 2);
+        weight[..2 * dim].copy_from_slice(&[1.0, 0.0].repeat(dim));
+        weight[2 * dim..4 * dim].copy_from_slice(&[0.0, total / dim as f32].repeat(dim));
+        let bias = vec![0.0; 3 * dim];
+        let init = LinearInit { weight: &weight, bias: &bias, n: 3 * dim, k: 2 };
+        let mut batch = Packed::with_capacity(0, 1);
+        batch.push(&vec![0; len], len);
+        for (dtype, window) in
+            NARROW.into_iter().flat_map(|dtype| [(dtype, Window::ALL), (dtype, Window::CAUSAL)])
+        {
+            let kind = AttentionKind { window, ..AttentionKind::full(Queries::All, 1) };
+            let attention = |cpu: &Cpu| {
+                let mut qkv = cpu.rows(len, 3 * dim).unwrap();
+                let w = cpu.prepare_linear(&init).unwrap();
+                cpu.linear(&rows(cpu, len, 2, &x), &w, Epilogue::Bias, &mut qkv);
+                let mut scratch = cpu.scratch(len, dim).unwrap();
+                let mut out = cpu.rows(len, dim).unwrap();
+                cpu.attention(&qkv, &batch, &kind, &mut scratch, &mut out);
+                read(cpu, &out)
+            };
+            let expected = attention(&portable(dtype));
+            for cpu in simd(dtype) {
+                // Codes of keys that are so far apart shift a weight to a neighbour, whose value is near.
+                assert_close(&cpu, &attention(&cpu), &expected, 0.03, BF16_STEP);
             }
         }
     }

@@ -3,8 +3,7 @@
 use super::buffer::Buffer;
 use super::first::{First, FirstWork};
 use super::kernels::{AttentionArgs, AttentionSizes, Kernels, Workspace};
-use super::narrow::attention::{self, work_bytes};
-use super::narrow::widen;
+use super::narrow::{self, widen};
 use super::relative::RelativeArgs;
 use super::{Cpu, Relative, Rows};
 use crate::engine::packed::Packed;
@@ -43,11 +42,13 @@ struct Sequence {
 
 impl Scratch {
     pub(super) fn new(cpu: &Cpu, max_length: usize, head_dim: usize) -> Self {
-        if cpu.dtype != Dtype::F32 && cpu.narrow.attention.is_some() {
-            let tiles = Buffer::zeroed(work_bytes(max_length, head_dim));
-            return Self { tiles, ..Self::empty(max_length, head_dim) };
+        match &cpu.narrow.attention {
+            Some(attention) if cpu.dtype != Dtype::F32 => {
+                let tiles = Buffer::zeroed((attention.work_bytes)(max_length, head_dim));
+                Self { tiles, ..Self::empty(max_length, head_dim) }
+            }
+            _ => Self::wide(cpu, max_length, head_dim),
         }
-        Self::wide(cpu, max_length, head_dim)
     }
 
     /// For scores that count distances: by the f32 kernel, whatever rows come in.
@@ -218,11 +219,11 @@ impl Cpu {
         scratch: &mut Scratch,
         out: &mut Rows,
     ) {
-        if let Some(kernel) = self.narrow.attention.filter(|_| relative.is_none()) {
+        if let (Some(attention), None) = (&self.narrow.attention, relative) {
             let Sequence { first, len, trunk_len, num_queries, out_row } = sequence;
             let (head_dim, out_stride, len) = (scratch.head_dim, out.stride, trunk_len + len);
-            assert!(scratch.tiles.len() >= work_bytes(len, head_dim), "workspace");
-            let args = attention::AttentionArgs {
+            assert!(scratch.tiles.len() >= (attention.work_bytes)(len, head_dim), "workspace");
+            let args = narrow::attention::AttentionArgs {
                 // SAFETY: `first` is a row of `qkv`.
                 qkv: unsafe { qkv.half().as_ptr().add(first * qkv.stride) },
                 qkv_stride: qkv.stride,
@@ -243,7 +244,7 @@ impl Cpu {
             };
             // SAFETY: `with_isa` asked the CPU; `attend` compared rows and widths, `Rows::new` keeps a block
             // of rows after the last, and `out` and the scratch are borrowed alone.
-            unsafe { kernel(&args) };
+            unsafe { (attention.kernel)(&args) };
             return;
         }
         for head in 0..kind.num_heads {

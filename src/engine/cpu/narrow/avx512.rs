@@ -262,7 +262,7 @@ narrow_table!(
 );
 narrow_table!(
     BF16, bf16, Avx512<true>, "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16", vectors: 2,
-    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::attention), max_sim: Some(max_sim_bf16)
+    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::ATTENTION), max_sim: Some(max_sim_bf16)
 );
 
 /// # Safety

@@ -19,7 +19,7 @@ pub(super) mod portable;
 pub(super) mod tile;
 pub(super) mod weight;
 
-use attention::AttentionArgs;
+use attention::Attention;
 
 use super::kernels::{GateArgs, HeadNormArgs, MaxSimArgs, NormArgs, RotateArgs};
 use crate::engine::Epilogue;
@@ -48,7 +48,7 @@ pub(super) struct Kernels {
     pub(super) rotate: unsafe fn(&RotateArgs<u16>),
     pub(super) head_norm: unsafe fn(&HeadNormArgs<u16>),
     /// In bf16; elsewhere the f32 kernel takes widened rows.
-    pub(super) attention: Option<unsafe fn(&AttentionArgs)>,
+    pub(super) attention: Option<Attention>,
     /// Late interaction in bf16, where an instruction multiplies them.
     pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_, u16>) -> bool>,
 }

@@ -5,26 +5,32 @@
 
 mod products;
 mod softmax;
+mod stages;
+mod state;
 mod tiles;
+mod work;
 
 use super::Tiles;
 use crate::engine::cpu::narrow::attention::pack::fetch;
-use crate::engine::cpu::narrow::attention::stages::pack;
-use crate::engine::cpu::narrow::attention::state::{Part, ROWS, State};
-use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block, Sizes, Work};
+use crate::engine::cpu::narrow::attention::{Attention, AttentionArgs};
 use products::Products;
 use softmax::weigh;
+use stages::pack;
+use state::{Part, ROWS, State};
+use work::{Block, Sizes, Work, work_bytes};
+
+pub(super) const ATTENTION: Attention = Attention { kernel: attention, work_bytes };
 
 /// # Safety
 /// AMX and AVX-512 with BF16 and DQ are available; `args` describes valid memory and nothing overlaps.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-pub(super) unsafe fn attention(args: &AttentionArgs) {
-    let sizes = Sizes::new(args.len, args.head_dim, BLOCK);
+unsafe fn attention(args: &AttentionArgs) {
+    let sizes = Sizes::new(args.len, args.head_dim);
     let mut state = State::default();
     // SAFETY: the caller's promise; blocks are made of heads, queries and keys that are there.
     unsafe {
         let work = Work::new(args.work, sizes);
-        let pack = |block: Block| pack::<false>(args, block, &work);
+        let pack = |block: Block| pack(args, block, &work);
         let tiles = Tiles::configure();
         let mut products = Products::new(args, &work);
         let (mut before, mut current) = (None, Some(Block::first(args, sizes.chunk)));

@@ -24,7 +24,7 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     gate: avx512::BF16.gate,
     rotate: avx512::BF16.rotate,
     head_norm: avx512::BF16.head_norm,
-    attention: Some(attention::attention),
+    attention: Some(attention::ATTENTION),
     max_sim: Some(max_sim::max_sim),
 };
 

@@ -4,8 +4,10 @@
 //! are coded row by row. What all keys of a column have in common adds the same to all scores of a query, and softmax
 //! takes that away again (Zhang et al., SageAttention, 2024, subtract the mean for this reason).
 
-use super::state::{ROWS, reduce};
-use super::{AttentionArgs, BLOCK, GROUP, Work};
+use super::vectors::ROWS;
+use super::weights::{ByRow, QUADS, reduce};
+use super::work::Work;
+use super::{AttentionArgs, BLOCK};
 use crate::engine::Window;
 use crate::engine::cpu::avx512::{self, Avx512};
 use crate::engine::cpu::narrow::{STEP_BYTES, TILE_BYTES, TILE_ROWS};
@@ -19,15 +21,13 @@ const LANES: usize = S::LANES;
 pub(super) const CODE_TILE_BYTES: usize = TILE_BYTES / 2;
 /// Sums of codes are whole numbers that f32 has: `255 * 127 * 256 < 2^23`.
 const MAX_DIM: usize = 256;
-// Scales and codes have the place of a tile of floats.
-const _: () = assert!((size_of::<f32>() + GROUP) * MAX_DIM <= size_of::<f32>() * BLOCK * BLOCK);
 /// Fewer gain less than it takes to code the keys.
 const MIN_QUERIES: usize = 64;
 
 /// Largest and smallest codes' distance from the middle one.
 const SPAN: f32 = 127.0;
 const MIDDLE: f32 = 128.0;
-/// The least scale of a query, so that [`super::state::NO_KEY`] is below any score after it, too. Queries of zeros have it.
+/// The least scale of a query, so that [`super::weights::NO_KEY`] is below any score after it, too. Queries of zeros have it.
 const LEAST: f32 = 1e-20;
 
 /// The even columns of 32, and the odd ones.
@@ -53,14 +53,14 @@ pub(super) fn pays(args: &AttentionArgs) -> bool {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
 pub(super) unsafe fn keys(args: &AttentionArgs, head: usize, work: &Work) {
-    let steps = work.sizes.dim / BLOCK;
+    let steps = work.dim() / BLOCK;
     // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
     unsafe {
         for step in 0..steps {
             let column = (args.num_heads + head) * args.head_dim + step * BLOCK;
             let mask = columns_of(args, step);
             let range = range(args, column, mask, work.scales().add(step * BLOCK));
-            for first in (0..work.sizes.len).step_by(BLOCK) {
+            for first in (0..work.len()).step_by(BLOCK) {
                 // The first 16 keys in lower halves, the others in upper ones.
                 let mut rows = [_mm512_setzero_si512(); TILE_ROWS];
                 for (i, row) in rows.iter_mut().enumerate() {
@@ -84,16 +84,15 @@ pub(super) unsafe fn keys(args: &AttentionArgs, head: usize, work: &Work) {
     }
 }
 
-/// Codes [`GROUP`] queries from `query` on, `[GROUP][dim]` bytes; the scales of [`ROWS`] are a quarter of a vector each.
+/// Codes a group of queries from `query` on, `[ROWS][dim]` bytes, and returns their scales as [`reduce`] leaves them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
 pub(super) unsafe fn queries(
     args: &AttentionArgs,
     query: *const u16,
     work: &Work,
-) -> [__m512; GROUP / ROWS] {
-    let dim = work.sizes.dim;
-    let mut scales = [_mm512_setzero_ps(); GROUP / ROWS];
+) -> [__m512; QUADS] {
+    let dim = work.dim();
     // SAFETY: rows of a block; masked loads read inside a head.
     unsafe {
         let scaled = |row: usize, step: usize| {
@@ -102,39 +101,44 @@ pub(super) unsafe fn queries(
             let scales = work.scales().add(step * BLOCK);
             [S::mul(x[0], S::load(scales)), S::mul(x[1], S::load(scales.add(LANES)))]
         };
-        for (i, scale) in scales.iter_mut().enumerate() {
-            let mut most = [_mm512_setzero_si512(); ROWS];
-            for (r, most) in most.iter_mut().enumerate() {
-                for step in 0..dim / BLOCK {
-                    for x in scaled(i * ROWS + r, step) {
-                        // As integers, of which one that is no number is the largest.
-                        *most = _mm512_max_epu32(*most, _mm512_castps_si512(S::abs(x)));
-                    }
-                }
-            }
-            let larger = |a, b| {
-                let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-                _mm512_castsi512_ps(_mm512_max_epu32(a, b))
-            };
-            let most = reduce(std::array::from_fn(|r| _mm512_castsi512_ps(most[r])), larger);
-            // In this order, so that a NaN stays one.
-            *scale = _mm512_max_ps(S::splat(LEAST), S::mul(most, S::splat(1.0 / SPAN)));
-            let mut factors = [0f32; LANES];
-            S::store(factors.as_mut_ptr(), S::div(S::splat(1.0), *scale));
-            for r in 0..ROWS {
-                let factor = S::splat(factors[r * (LANES / ROWS)]);
-                let row = i * ROWS + r;
-                for step in 0..dim / BLOCK {
-                    let [even, odd] = scaled(row, step);
-                    let even = _mm512_cvtps_epi32(S::mul(even, factor));
-                    let odd = _mm512_cvtps_epi32(S::mul(odd, factor));
-                    let to = work.codes().add(row * dim + step * BLOCK);
-                    _mm256_storeu_si256(to.cast(), codes([even, odd]));
+        let mut most = [S::splat(0.0); ROWS];
+        for (row, most) in most.iter_mut().enumerate() {
+            for step in 0..dim / BLOCK {
+                for x in scaled(row, step) {
+                    *most = larger(*most, S::abs(x));
                 }
             }
         }
+        let mut scales = reduce(most, |a, b| larger(a, b));
+        let mut factors = scales;
+        for (scale, factor) in scales.iter_mut().zip(&mut factors) {
+            // In this order, so that a NaN stays one.
+            *scale = _mm512_max_ps(S::splat(LEAST), S::mul(*scale, S::splat(1.0 / SPAN)));
+            *factor = S::div(S::splat(1.0), *scale);
+        }
+        let factors = ByRow::new(factors);
+        for row in 0..ROWS {
+            let factor = S::splat(factors.of(row));
+            for step in 0..dim / BLOCK {
+                let [even, odd] = scaled(row, step);
+                let even = _mm512_cvtps_epi32(S::mul(even, factor));
+                let odd = _mm512_cvtps_epi32(S::mul(odd, factor));
+                let to = work.codes().add(row * dim + step * BLOCK);
+                _mm256_storeu_si256(to.cast(), codes([even, odd]));
+            }
+        }
+        scales
     }
-    scales
+}
+
+/// Of numbers without a sign, compared as integers, of which one that is no number is the largest.
+#[inline(always)]
+unsafe fn larger(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's CPU has AVX-512.
+    unsafe {
+        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+        _mm512_castsi512_ps(_mm512_max_epu32(a, b))
+    }
 }
 
 /// Those of a step that the head has.

@@ -1,6 +1,6 @@
 //! Keys and values of a head as packed tiles.
 
-use super::{AttentionArgs, BLOCK, Sizes};
+use super::{AttentionArgs, BLOCK};
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::narrow::{STEP_BYTES, TILE_BYTES, TILE_ROWS};
 use std::arch::x86_64::*;
@@ -39,13 +39,8 @@ pub(in crate::engine::cpu::narrow) unsafe fn fetch(
 /// # Safety
 /// As for [`super::vectors::attention`]; `out` has room for them.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn keys(
-    args: &AttentionArgs,
-    head: usize,
-    sizes: Sizes,
-    out: *mut u8,
-) {
-    let Sizes { len, dim, .. } = sizes;
+pub(in crate::engine::cpu::narrow) unsafe fn keys(args: &AttentionArgs, head: usize, out: *mut u8) {
+    let (len, dim) = (args.len.next_multiple_of(BLOCK), args.head_dim.next_multiple_of(BLOCK));
     let steps = dim / BLOCK;
     // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
     unsafe {
@@ -79,10 +74,9 @@ pub(in crate::engine::cpu::narrow) unsafe fn keys(
 pub(in crate::engine::cpu::narrow) unsafe fn values(
     args: &AttentionArgs,
     head: usize,
-    sizes: Sizes,
     out: *mut u8,
 ) {
-    let Sizes { len, dim, .. } = sizes;
+    let (len, dim) = (args.len.next_multiple_of(BLOCK), args.head_dim.next_multiple_of(BLOCK));
     // SAFETY: values begin after all heads' queries and keys; masked loads read inside a head.
     unsafe {
         let values = (args.num_heads + args.num_kv_heads + head) * args.head_dim;

@@ -1,90 +1,98 @@
-//! Attention whose products are `vdpbf16ps`: a tile of rows by 32 keys or columns, all sums in registers.
+//! Attention whose products are `vdpbf16ps`, and `vpdpbusd` for scores of bytes: a tile of rows by 32 keys or columns, all
+//! sums in registers.
 //!
-//! Three groups of queries are under way at a time, one in each stage: between the lines of two groups' products the
-//! third's softmax is taken, by units that have no products to make.
+//! Scores never leave them: while the values of one tile of keys are multiplied, those of the next become weights, by units
+//! that have no products to make. Weights are relative to a power of two near the largest of a row's first keys, and only if
+//! that proves too small to a larger one.
 
 use super::bytes::{self, CODE_TILE_BYTES};
-use super::pack::fetch;
-use super::stages::{pack, settle, store};
-use super::state::{NO_KEY, Part, ROWS, State};
-use super::woven::{OfScores, Softmax};
-use super::{AttentionArgs, BLOCK, Block, GROUP, Sizes, Work};
+use super::lines::{Rows, add_scores, add_values, line};
+use super::pack::{self, fetch};
+use super::weights::{self, ByRow, NO_KEY, QUADS, Reference, reduce};
+use super::work::{Work, work_bytes};
+use super::{Attention, AttentionArgs, BLOCK};
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
 use crate::engine::cpu::narrow::{STEP_BYTES, TILE_BYTES, TILE_ROWS};
 use crate::engine::cpu::simd::Simd;
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
-const _: () = assert!(BLOCK.is_multiple_of(GROUP) && (TILE_ROWS / 2).is_multiple_of(ROWS));
+pub(in crate::engine::cpu::narrow) const ATTENTION: Attention =
+    Attention { kernel: attention, work_bytes };
 
-/// Those of a group: 16 sums wait for no product's latency.
-type Sums = [[__m512; 2]; GROUP];
+/// Queries of a group: sums of its scores and of its values leave eight registers.
+pub(super) const ROWS: usize = 6;
+pub(super) type Sums = [[__m512; 2]; ROWS];
 
-/// [`GROUP`] queries of a block, those beyond its last whatever rows come next, and the block's keys.
+/// [`ROWS`] queries of one head, those beyond its last whatever rows come next.
 #[derive(Debug, Clone, Copy)]
 struct Group {
-    block: Block,
-    row: usize,
-    /// Which of two places has its scores and weights.
+    head: usize,
+    /// Of keys and values.
+    kv_head: usize,
+    /// The first query, and how many.
+    first: usize,
+    rows: usize,
+    /// Keys that some query sees: whole blocks, which lie alike for every group, so that no sum depends on who shares one.
+    begin: usize,
+    end: usize,
+    /// Which of two places has its weights.
     slot: usize,
 }
 
 impl Group {
+    fn new(args: &AttentionArgs, (head, first): (usize, usize), slot: usize) -> Self {
+        let rows = ROWS.min(args.num_queries - first);
+        let begin = args.visible(first).start / BLOCK * BLOCK;
+        let end = args.visible(first + rows - 1).end.next_multiple_of(BLOCK);
+        Self { head, kv_head: head / args.group(), first, rows, begin, end, slot }
+    }
+
     fn next(self, args: &AttentionArgs) -> Option<Self> {
-        let (row, slot) = (self.row + GROUP, 1 - self.slot);
-        if row < self.block.rows {
-            return Some(Self { row, slot, ..self });
-        }
-        self.block.next(args).map(|block| Self { block, row: 0, slot })
+        let (head, first) = if self.first + ROWS < args.num_queries {
+            (self.head, self.first + ROWS)
+        } else {
+            (self.head + 1, 0)
+        };
+        (head < args.num_heads).then(|| Self::new(args, (head, first), 1 - self.slot))
     }
 
     /// The keys that its query `i` sees.
     fn visible(&self, args: &AttentionArgs, i: usize) -> Range<usize> {
-        let Block { first, rows, .. } = self.block;
-        args.visible(first + (self.row + i).min(rows - 1))
+        args.visible(self.first + i.min(self.rows - 1))
     }
 
     /// # Safety
     /// As for [`attention`]; so for all here.
     #[inline(always)]
-    unsafe fn scores(&self, work: &Work) -> Part<f32> {
-        // SAFETY: the caller's promise.
-        Part { start: unsafe { work.scores(self.slot) }, stride: work.sizes.scores_stride() }
+    unsafe fn query(&self, args: &AttentionArgs) -> *const u16 {
+        // SAFETY: a row, and a head of it.
+        unsafe { args.qkv.add(self.first * args.qkv_stride + self.head * args.head_dim) }
     }
 
+    /// Weights of the row's keys from `begin` on.
     #[inline(always)]
-    unsafe fn weights(&self, work: &Work) -> Part<u16> {
-        // SAFETY: the caller's promise.
-        Part { start: unsafe { work.weights(self.slot) }, stride: work.sizes.weights_stride() }
+    unsafe fn weights(&self, work: &Work, row: usize) -> *mut u16 {
+        // SAFETY: one of the rows.
+        unsafe { work.weights(self.slot).add(row * work.weights_stride()) }
     }
+}
 
-    /// The softmax of its scores, whose maxima and scales are those of either slot.
-    #[inline(always)]
-    unsafe fn softmax<const SCALED: bool>(
-        &self,
-        work: &Work,
-        of_scores: &[OfScores; 2],
-        state: &State,
-    ) -> Softmax<SCALED> {
-        let Self { block, row, slot } = *self;
-        // SAFETY: the caller's promise; rows of the block.
-        unsafe {
-            let rows = [row, row + ROWS].map(|row| state.rows(row, block.has_first_keys()));
-            let parts = (self.scores(work), self.weights(work));
-            Softmax::new(parts, block.end - block.begin, &of_scores[slot], rows)
-        }
-    }
+/// A group, and a block of its keys.
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    group: Group,
+    key: usize,
 }
 
 /// # Safety
 /// AVX-512 with BF16, DQ and VBMI is available; `args` describes valid memory and nothing overlaps.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
+pub(super) unsafe fn attention(args: &AttentionArgs) {
     // SAFETY: the caller's promise.
     unsafe {
         if bytes::pays(args) {
@@ -104,105 +112,105 @@ pub(in crate::engine::cpu) unsafe fn attention(args: &AttentionArgs) {
 unsafe fn attend<const BYTES: bool>(args: &AttentionArgs) {
     // SAFETY: the caller's promise; groups are made of heads, queries and keys that are there.
     unsafe {
-        let work = Work::new(args.work, Sizes::new(args.len, args.head_dim, GROUP));
-        let mut state = State::default();
-        let mut of_scores = [OfScores::none(); 2];
-        let first = Group { block: Block::first(args, work.sizes.chunk), row: 0, slot: 0 };
-        let (mut before, mut current, mut next) = (None::<Group>, None::<Group>, Some(first));
-        while next.is_some() || current.is_some() || before.is_some() {
-            // Made anew each time: one that lives on would not be held in registers.
-            let mut softmax: Softmax<BYTES> = match current {
-                Some(group) => group.softmax(&work, &of_scores, &state),
-                None => Softmax::none(),
-            };
-            if let Some(group) = next {
-                prepare::<BYTES>(args, group, &work);
-                score(args, group, &work, &mut of_scores[group.slot], &mut softmax);
+        let work = Work::new(args.work, args.len, args.head_dim);
+        let mut context = [[_mm512_setzero_ps(); 2]; ROWS];
+        let (mut before, mut next) = (None::<Tile>, Some(Group::new(args, (0, 0), 0)));
+        while let Some(group) = next {
+            let mut reference = prepare::<BYTES>(args, group, &work);
+            for key in (group.begin..group.end).step_by(BLOCK) {
+                let tile = Tile { group, key };
+                let scores = score::<BYTES>(args, tile, &work);
+                if key == group.begin {
+                    reference.raise(&scores);
+                }
+                // Before the first there is nothing to multiply, and what comes of it is not taken.
+                let values = before.unwrap_or(tile);
+                let peak = weave::<BYTES>(tile, &scores, &reference, values, &work, &mut context);
+                if before.is_none_or(|before| before.key + BLOCK == before.group.end) {
+                    if let Some(before) = before {
+                        finish(args, before.group, &work, context);
+                    }
+                    context = [[_mm512_setzero_ps(); 2]; ROWS];
+                }
+                if weights::exceeds(peak) {
+                    context = raise::<BYTES>(args, tile, &work, &mut reference, context);
+                }
+                before = Some(tile);
             }
-            if let Some(group) = before {
-                mix(args, group, (&work, &state), &mut softmax);
-            }
-            if let Some(group) = current {
-                softmax.end(group.row, group.block.slot, &mut state);
-            }
-            (before, current, next) = (current, next, next.and_then(|group| group.next(args)));
+            next = group.next(args);
+        }
+        if let Some(Tile { group, key }) = before {
+            multiply(group, key..group.end, 0, &work, &mut context);
+            finish(args, group, &work, context);
         }
     }
 }
 
-/// Packs what a head reads before its first group, and brings the next head's rows nearer.
+/// Packs what a head reads before its first group, brings the next head's rows nearer, and codes queries.
 ///
 /// # Safety
 /// As for [`attention`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn prepare<const BYTES: bool>(
-    args: &AttentionArgs,
-    Group { block, row, .. }: Group,
-    work: &Work,
-) {
+unsafe fn prepare<const BYTES: bool>(args: &AttentionArgs, group: Group, work: &Work) -> Reference {
     // SAFETY: the caller's promise.
     unsafe {
-        if row == 0 {
-            pack::<BYTES>(args, block, work);
+        if group.first == 0 && group.head.is_multiple_of(args.group()) {
+            let head = group.kv_head;
+            if BYTES {
+                bytes::keys(args, head, work);
+            } else {
+                pack::keys(args, head, work.keys());
+            }
+            pack::values(args, head, work.values(head));
         }
-        if block.has_first_keys() {
-            let first = block.first + row;
-            fetch(args, block.head + 1, first..first + GROUP);
-        }
+        fetch(args, group.head + 1, group.first..group.first + ROWS);
+        Reference::new(if BYTES {
+            bytes::queries(args, group.query(args), work)
+        } else {
+            [_mm512_set1_ps(1.0); QUADS]
+        })
     }
 }
 
-/// Scores of a group, nothing where a query may not see, and their maxima.
+/// Scores of a tile, nothing where a query may not see.
 ///
 /// # Safety
 /// As for [`attention`]; the head's keys are packed.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn score<const BYTES: bool>(
-    args: &AttentionArgs,
-    group: Group,
-    work: &Work,
-    of_scores: &mut OfScores,
-    softmax: &mut Softmax<BYTES>,
-) {
-    let (block, steps) = (group.block, work.sizes.dim / BLOCK);
-    // A window moves on with the queries: what the first and the last see, all see.
-    let seen = group.visible(args, GROUP - 1).start..group.visible(args, 0).end;
+unsafe fn score<const BYTES: bool>(args: &AttentionArgs, tile: Tile, work: &Work) -> Sums {
+    let (Tile { group, key }, steps) = (tile, work.dim() / BLOCK);
     // SAFETY: offsets stay inside the workspace, and inside a block of queries.
     unsafe {
-        let scores = group.scores(work);
-        *of_scores = OfScores::none();
-        let query = args.qkv.add((block.first + group.row) * args.qkv_stride);
-        let query = query.add(block.head * args.head_dim);
-        let (query, row_bytes, step_bytes, tile_bytes) = if BYTES {
-            of_scores.scales = bytes::queries(args, query, work);
-            (work.codes().cast_const(), work.sizes.dim, STEP_BYTES / 2, CODE_TILE_BYTES)
+        let (queries, step_bytes, tile_bytes) = if BYTES {
+            let rows = Rows { start: work.codes().cast_const(), stride: work.dim() };
+            (rows, STEP_BYTES / 2, CODE_TILE_BYTES)
         } else {
-            (query.cast(), 2 * args.qkv_stride, STEP_BYTES, TILE_BYTES)
+            let start = group.query(args).cast();
+            (Rows { start, stride: 2 * args.qkv_stride }, STEP_BYTES, TILE_BYTES)
         };
-        for key in (block.begin..block.end).step_by(BLOCK) {
-            let keys = work.keys().add(key / TILE_ROWS * steps * tile_bytes).cast_const();
-            let mut sums = [[_mm512_setzero_ps(); 2]; GROUP];
-            for step in 0..steps {
-                let keys = keys.add(step * tile_bytes);
-                let columns = [keys, keys.add(steps * tile_bytes)];
-                let query = query.add(step * step_bytes);
-                multiply::<BYTES, BYTES>(query, row_bytes, columns, &mut sums, softmax);
-            }
-            if BYTES {
-                for sum in sums.as_flattened_mut() {
-                    *sum = _mm512_cvtepi32_ps(_mm512_castps_si512(*sum));
-                }
-            }
-            if args.softcap.is_some() || key < seen.start || seen.end < key + BLOCK {
-                sums = restrict(args, group, key, sums);
-            }
-            for (i, (sums, max)) in sums.into_iter().zip(&mut of_scores.maxima).enumerate() {
-                *max = S::max(*max, S::max(sums[0], sums[1]));
-                store(sums, scores.row(i).add(key - block.begin), BLOCK);
+        let keys = work.keys().add(key / TILE_ROWS * steps * tile_bytes).cast_const();
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for step in 0..steps {
+            let keys = keys.add(step * tile_bytes);
+            let columns = [keys, keys.add(steps * tile_bytes)];
+            let rows = Rows { start: queries.start.add(step * step_bytes), ..queries };
+            for dword in 0..if BYTES { TILE_ROWS / 2 } else { TILE_ROWS } {
+                add_scores!(BYTES, dword, rows, columns, &mut sums);
             }
         }
+        if BYTES {
+            for sum in sums.as_flattened_mut() {
+                *sum = _mm512_cvtepi32_ps(_mm512_castps_si512(*sum));
+            }
+        }
+        // A window moves on with the queries: what the first and the last see, all see.
+        let seen = group.visible(args, ROWS - 1).start..group.visible(args, 0).end;
+        if args.softcap.is_some() || key < seen.start || seen.end < key + BLOCK {
+            sums = restrict(args, tile, sums);
+        }
+        sums
     }
 }
 
@@ -212,7 +220,7 @@ unsafe fn score<const BYTES: bool>(
 /// As for [`attention`].
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn restrict(args: &AttentionArgs, group: Group, key: usize, mut sums: Sums) -> Sums {
+unsafe fn restrict(args: &AttentionArgs, Tile { group, key }: Tile, mut sums: Sums) -> Sums {
     for (i, sums) in sums.iter_mut().enumerate() {
         let seen = group.visible(args, i);
         // SAFETY: a row of sums.
@@ -231,128 +239,167 @@ unsafe fn restrict(args: &AttentionArgs, group: Group, key: usize, mut sums: Sum
     sums
 }
 
-/// Values by the weights of a group.
+/// Writes the weights of a tile, and returns the largest; meanwhile adds the values of another by its weights.
 ///
 /// # Safety
-/// As for [`attention`]; the head's values are packed.
+/// As for [`attention`]; the weights of `values` were written.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn mix<const SCALED: bool>(
-    args: &AttentionArgs,
-    group: Group,
-    (work, state): (&Work, &State),
-    softmax: &mut Softmax<SCALED>,
-) {
-    let (Group { block, row, .. }, dim) = (group, work.sizes.dim);
-    // SAFETY: offsets stay inside the workspace; rows of the block.
+unsafe fn weave<const BYTES: bool>(
+    tile: Tile,
+    scores: &Sums,
+    reference: &Reference,
+    values: Tile,
+    work: &Work,
+    context: &mut Sums,
+) -> __m512i {
+    // SAFETY: the caller's promise.
     unsafe {
-        let weights = group.weights(work);
-        for column in (0..dim).step_by(BLOCK) {
-            let mut sums = [[_mm512_setzero_ps(); 2]; GROUP];
-            for key in (block.begin..block.end).step_by(BLOCK) {
-                let tile = key / BLOCK * (dim / TILE_ROWS) + column / TILE_ROWS;
-                let values = work.values(block).add(tile * TILE_BYTES).cast_const();
-                let weights_of = weights.start.add(key - block.begin).cast::<u8>();
-                let columns = [values, values.add(TILE_BYTES)];
-                let row_bytes = 2 * weights.stride;
-                multiply::<false, SCALED>(weights_of, row_bytes, columns, &mut sums, softmax);
-            }
-            for (i, sums) in sums.into_iter().enumerate().take(block.rows - row) {
-                settle(args, (block, row + i), column, sums, (work, state));
-            }
-        }
-    }
-}
-
-/// Adds the products of [`GROUP`] rows, 64 bytes of each, with two packed tiles of columns; if `BYTES`, those of 32 signed
-/// bytes with unsigned ones, as integers. The next piece of softmax is taken meanwhile.
-///
-/// # Safety
-/// As for [`attention`]; the rows and tiles are valid.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn multiply<const BYTES: bool, const SCALED: bool>(
-    rows: *const u8,
-    row_bytes: usize,
-    columns: [*const u8; 2],
-    sums: &mut Sums,
-    softmax: &mut Softmax<SCALED>,
-) {
-    let lines = if BYTES { TILE_ROWS / 2 } else { TILE_ROWS };
-    // SAFETY: a line of each tile, a dword of each row.
-    unsafe {
+        let (rows, columns) = of_values(values, 0, work);
         // By value: what has an address has no register.
-        let mut own = *sums;
-        let piece = softmax.next();
-        for row in 0..ROWS {
-            multiply_line::<BYTES>(row * lines / ROWS, (rows, row_bytes), columns, &mut own);
-            if let Some(piece) = &piece {
-                piece.weigh(row);
-            }
-            for dword in row * lines / ROWS + 1..(row + 1) * lines / ROWS {
-                multiply_line::<BYTES>(dword, (rows, row_bytes), columns, &mut own);
-            }
+        let (mut sums, mut peak) = (*context, _mm512_setzero_si512());
+        let weights = tile.group.weights(work, 0).add(tile.key - tile.group.begin);
+        // Not a loop, in which sums would have addresses.
+        macro_rules! row {
+            ($row:literal after line $first:literal, then $($dword:literal)*) => {
+                add_values!($first, rows, columns, &mut sums);
+                let weights = weights.add($row * work.weights_stride());
+                peak = reference.weigh::<BYTES>($row, scores[$row], weights, peak);
+                $(add_values!($dword, rows, columns, &mut sums);)*
+            };
         }
-        *sums = own;
+        row!(0 after line 0, then 1);
+        row!(1 after line 2, then 3 4);
+        row!(2 after line 5, then 6 7);
+        row!(3 after line 8, then 9);
+        row!(4 after line 10, then 11 12);
+        row!(5 after line 13, then 14 15);
+        *context = sums;
+        peak
     }
 }
 
-/// A dword of each row by a vector of each of two tiles. Written out, as the compiler would gather the products behind
-/// what is woven between them, and then lack registers.
+/// The weights and the values, from `column` on, of a tile.
+#[inline(always)]
+unsafe fn of_values(
+    Tile { group, key }: Tile,
+    column: usize,
+    work: &Work,
+) -> (Rows, [*const u8; 2]) {
+    // SAFETY: a tile of the group's.
+    unsafe {
+        let start = group.weights(work, 0).add(key - group.begin).cast::<u8>().cast_const();
+        let tile = key / BLOCK * (work.dim() / TILE_ROWS) + column / TILE_ROWS;
+        let values = work.values(group.kv_head).add(tile * TILE_BYTES).cast_const();
+        (Rows { start, stride: 2 * work.weights_stride() }, [values, values.add(TILE_BYTES)])
+    }
+}
+
+/// Adds the values of some keys, 32 columns from `column` on, by a group's weights.
 ///
 /// # Safety
-/// As for [`multiply`].
+/// As for [`attention`]; the weights were written.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn multiply_line<const BYTES: bool>(
-    dword: usize,
-    (rows, row_bytes): (*const u8, usize),
-    columns: [*const u8; 2],
-    [s0, s1, s2, s3, s4, s5, s6, s7]: &mut Sums,
+unsafe fn multiply(
+    group: Group,
+    keys: Range<usize>,
+    column: usize,
+    work: &Work,
+    context: &mut Sums,
 ) {
-    macro_rules! multiply_line {
-        ($product:literal) => {
-            // SAFETY: the caller's promise; it reads memory alone.
-            unsafe {
-                let row = rows.add(dword * 4);
-                asm!(
-                    "vmovups zmm16, [{low}]",
-                    "vmovups zmm17, [{high}]",
-                    concat!($product, " zmm0, zmm16, dword ptr [{row}]{{1to16}}"),
-                    concat!($product, " zmm1, zmm17, dword ptr [{row}]{{1to16}}"),
-                    concat!($product, " zmm2, zmm16, dword ptr [{row} + {stride}]{{1to16}}"),
-                    concat!($product, " zmm3, zmm17, dword ptr [{row} + {stride}]{{1to16}}"),
-                    concat!($product, " zmm4, zmm16, dword ptr [{row} + 2*{stride}]{{1to16}}"),
-                    concat!($product, " zmm5, zmm17, dword ptr [{row} + 2*{stride}]{{1to16}}"),
-                    concat!($product, " zmm6, zmm16, dword ptr [{third}]{{1to16}}"),
-                    concat!($product, " zmm7, zmm17, dword ptr [{third}]{{1to16}}"),
-                    concat!($product, " zmm8, zmm16, dword ptr [{row} + 4*{stride}]{{1to16}}"),
-                    concat!($product, " zmm9, zmm17, dword ptr [{row} + 4*{stride}]{{1to16}}"),
-                    concat!($product, " zmm10, zmm16, dword ptr [{third} + 2*{stride}]{{1to16}}"),
-                    concat!($product, " zmm11, zmm17, dword ptr [{third} + 2*{stride}]{{1to16}}"),
-                    concat!($product, " zmm12, zmm16, dword ptr [{sixth}]{{1to16}}"),
-                    concat!($product, " zmm13, zmm17, dword ptr [{sixth}]{{1to16}}"),
-                    concat!($product, " zmm14, zmm16, dword ptr [{sixth} + {stride}]{{1to16}}"),
-                    concat!($product, " zmm15, zmm17, dword ptr [{sixth} + {stride}]{{1to16}}"),
-                    low = in(reg) columns[0].add(dword * STEP_BYTES),
-                    high = in(reg) columns[1].add(dword * STEP_BYTES),
-                    row = in(reg) row,
-                    third = in(reg) row.add(3 * row_bytes),
-                    sixth = in(reg) row.add(6 * row_bytes),
-                    stride = in(reg) row_bytes,
-                    inout("zmm0") s0[0], inout("zmm1") s0[1],
-                    inout("zmm2") s1[0], inout("zmm3") s1[1],
-                    inout("zmm4") s2[0], inout("zmm5") s2[1],
-                    inout("zmm6") s3[0], inout("zmm7") s3[1],
-                    inout("zmm8") s4[0], inout("zmm9") s4[1],
-                    inout("zmm10") s5[0], inout("zmm11") s5[1],
-                    inout("zmm12") s6[0], inout("zmm13") s6[1],
-                    inout("zmm14") s7[0], inout("zmm15") s7[1],
-                    out("zmm16") _, out("zmm17") _,
-                    options(nostack, readonly, preserves_flags),
-                );
+    let mut sums = *context;
+    for key in keys.step_by(BLOCK) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (rows, columns) = of_values(Tile { group, key }, column, work);
+            for dword in 0..TILE_ROWS {
+                add_values!(dword, rows, columns, &mut sums);
             }
-        };
+        }
     }
-    if BYTES { multiply_line!("vpdpbusd") } else { multiply_line!("vdpbf16ps") }
+    *context = sums;
+}
+
+/// Makes a tile's weights again, where some are too large, and those of the keys before relative to the same.
+///
+/// # Safety
+/// As for [`weave`].
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn raise<const BYTES: bool>(
+    args: &AttentionArgs,
+    tile: Tile,
+    work: &Work,
+    reference: &mut Reference,
+    mut context: Sums,
+) -> Sums {
+    let Tile { group, key } = tile;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scores = score::<BYTES>(args, tile, work);
+        let factors = ByRow::new(reference.raise(&scores));
+        for (row, (scores, context)) in scores.into_iter().zip(&mut context).enumerate() {
+            let (weights, factor) = (group.weights(work, row), factors.of(row));
+            weights::scale(weights, key - group.begin, factor);
+            for x in context {
+                *x = S::mul(*x, S::splat(factor));
+            }
+            let weights = weights.add(key - group.begin);
+            reference.weigh::<BYTES>(row, scores, weights, _mm512_setzero_si512());
+        }
+        context
+    }
+}
+
+/// Divides a group's values, of which `context` has the first 32 columns, by the sums of their weights.
+///
+/// # Safety
+/// As for [`attention`]; all weights of the group were written.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
+unsafe fn finish(args: &AttentionArgs, group: Group, work: &Work, mut context: Sums) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); ROWS];
+        for key in (0..group.end - group.begin).step_by(BLOCK) {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum = weights::add(*sum, group.weights(work, row).add(key));
+            }
+        }
+        let mut scales = reduce(sums, |a, b| S::add(a, b));
+        for scale in &mut scales {
+            *scale = S::div(S::splat(1.0), *scale);
+        }
+        let scales = ByRow::new(scales);
+        for column in (0..args.head_dim).step_by(BLOCK) {
+            if column > 0 {
+                context = [[_mm512_setzero_ps(); 2]; ROWS];
+                multiply(group, group.begin..group.end, column, work, &mut context);
+            }
+            for (row, x) in context.into_iter().enumerate().take(group.rows) {
+                let at = (group.first + row) * args.out_stride + group.head * args.head_dim;
+                let columns = BLOCK.min(args.head_dim - column);
+                store(x, scales.of(row), args.out.add(at + column), columns);
+            }
+        }
+    }
+}
+
+/// Writes so many `columns` of a row, at most 32, times a scale.
+#[inline(always)]
+unsafe fn store(row: [__m512; 2], scale: f32, out: *mut f32, columns: usize) {
+    for (i, x) in row.into_iter().enumerate() {
+        let part = columns.saturating_sub(i * LANES);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x, out) = (S::mul(x, S::splat(scale)), out.wrapping_add(i * LANES));
+            if part >= LANES {
+                S::store(out, x);
+            } else if part > 0 {
+                S::store_part(out, part, x);
+            }
+        }
+    }
 }

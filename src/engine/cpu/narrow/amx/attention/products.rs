@@ -1,11 +1,12 @@
 //! The products of two blocks, made step by step while the softmax of a third is taken: the tile unit and the vector
 //! units work side by side, and what one writes has left for the cache when the other reads it.
 
+use super::stages::{load, settle};
+use super::state::State;
 use super::tiles::{exchange, load_rows, multiply};
+use super::work::{Block, Work};
 use crate::engine::cpu::narrow::amx::{STEP_BYTES, TILE_BYTES, TILE_ROWS, store_sums};
-use crate::engine::cpu::narrow::attention::stages::{load, settle};
-use crate::engine::cpu::narrow::attention::state::State;
-use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, Block, Work};
+use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK};
 
 /// First the values of `mix` by their weights, then the scores of `score`.
 pub(super) struct Products<'a> {

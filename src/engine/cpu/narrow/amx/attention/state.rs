@@ -1,7 +1,7 @@
-//! What the softmax of a block of queries carries from keys to keys, whoever takes it.
+//! What the softmax of a block of queries carries from keys to keys.
 
-use super::BLOCK;
 use crate::engine::cpu::avx512::Avx512;
+use crate::engine::cpu::narrow::attention::BLOCK;
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
 
@@ -9,9 +9,9 @@ type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
 /// Rows that take their softmax side by side: the maximum of one alone would be waited for.
-pub(in crate::engine::cpu::narrow) const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Stands where no key is: its weight is lost in any sum.
-pub(in crate::engine::cpu::narrow) const NO_KEY: f32 = -1e30;
+pub(super) const NO_KEY: f32 = -1e30;
 
 /// A number for each row of a block: a quarter of a vector repeats it, as [`reduce`] leaves it.
 #[derive(Clone, Copy)]
@@ -38,13 +38,13 @@ impl ByRow {
 
 /// Maxima and sums of [`ROWS`] rows over the keys so far.
 #[derive(Clone, Copy)]
-pub(in crate::engine::cpu::narrow) struct Rows {
-    pub(in crate::engine::cpu::narrow) max: __m512,
-    pub(in crate::engine::cpu::narrow) sum: __m512,
+pub(super) struct Rows {
+    pub(super) max: __m512,
+    pub(super) sum: __m512,
 }
 
 /// What the softmax of a block of queries carries from keys to keys, and what its values are multiplied by.
-pub(in crate::engine::cpu::narrow) struct State {
+pub(super) struct State {
     max: ByRow,
     sum: ByRow,
     /// For the values of keys before, in either place of weights; and for all values in the end.
@@ -63,7 +63,7 @@ impl State {
     /// # Safety
     /// The CPU has AVX-512.
     #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn rows(&self, row: usize, is_first: bool) -> Rows {
+    pub(super) unsafe fn rows(&self, row: usize, is_first: bool) -> Rows {
         // SAFETY: the caller's promise.
         unsafe {
             if is_first {
@@ -76,13 +76,7 @@ impl State {
     /// # Safety
     /// The CPU has AVX-512.
     #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn set(
-        &mut self,
-        row: usize,
-        slot: usize,
-        rows: Rows,
-        factors: __m512,
-    ) {
+    pub(super) unsafe fn set(&mut self, row: usize, slot: usize, rows: Rows, factors: __m512) {
         // SAFETY: the caller's promise.
         unsafe {
             self.max.store(row, rows.max);
@@ -92,20 +86,20 @@ impl State {
         }
     }
 
-    pub(in crate::engine::cpu::narrow) fn factor(&self, slot: usize, row: usize) -> f32 {
+    pub(super) fn factor(&self, slot: usize, row: usize) -> f32 {
         self.factors[slot].of(row)
     }
 
-    pub(in crate::engine::cpu::narrow) fn scale(&self, slot: usize, row: usize) -> f32 {
+    pub(super) fn scale(&self, slot: usize, row: usize) -> f32 {
         self.scales[slot].of(row)
     }
 }
 
 /// Some rows of a matrix.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::engine::cpu::narrow) struct Part<T> {
-    pub(in crate::engine::cpu::narrow) start: *mut T,
-    pub(in crate::engine::cpu::narrow) stride: usize,
+pub(super) struct Part<T> {
+    pub(super) start: *mut T,
+    pub(super) stride: usize,
 }
 
 impl<T> Part<T> {
@@ -114,7 +108,7 @@ impl<T> Part<T> {
     /// # Safety
     /// The row is one of the matrix.
     #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn from(&self, row: usize) -> Self {
+    pub(super) unsafe fn from(&self, row: usize) -> Self {
         // SAFETY: the caller's promise.
         unsafe { Self { start: self.row(row), stride: self.stride } }
     }
@@ -122,7 +116,7 @@ impl<T> Part<T> {
     /// # Safety
     /// The row is one of the matrix.
     #[inline(always)]
-    pub(in crate::engine::cpu::narrow) unsafe fn row(&self, i: usize) -> *mut T {
+    pub(super) unsafe fn row(&self, i: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.start.add(i * self.stride) }
     }
@@ -130,7 +124,7 @@ impl<T> Part<T> {
 
 /// The rows' numbers folded to one each, in a quarter of the vector each.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn reduce(
+pub(super) unsafe fn reduce(
     rows: [__m512; ROWS],
     with: impl Fn(__m512, __m512) -> __m512,
 ) -> __m512 {

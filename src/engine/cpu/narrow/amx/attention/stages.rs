@@ -1,35 +1,28 @@
-//! What every instruction set's attention does between its products.
+//! What is done between the products.
 
 use super::state::State;
-use super::{AttentionArgs, BLOCK, Block, Work, bytes, pack};
+use super::work::{Block, Work};
 use crate::engine::cpu::avx512::Avx512;
+use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, pack};
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::__m512;
 
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
-/// Packs the keys, as bytes or as they are, and the values of a head before its first block of queries.
+/// Packs the keys and the values of a head before its first block of queries.
 ///
 /// # Safety
-/// As for [`super::vectors::attention`]; so for all here.
+/// As for [`super::attention`]; so for all here.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn pack<const BYTES: bool>(
-    args: &AttentionArgs,
-    block: Block,
-    work: &Work,
-) {
+pub(super) unsafe fn pack(args: &AttentionArgs, block: Block, work: &Work) {
     let is_first = block.first == 0 && block.has_first_keys();
     if is_first && block.head.is_multiple_of(args.group()) {
         let head = block.head / args.group();
         // SAFETY: the caller's promise.
         unsafe {
-            if BYTES {
-                bytes::keys(args, head, work);
-            } else {
-                pack::keys(args, head, work.sizes, work.keys());
-            }
-            pack::values(args, head, work.sizes, work.values(block));
+            pack::keys(args, head, work.keys());
+            pack::values(args, head, work.values(block));
         }
     }
 }
@@ -37,7 +30,7 @@ pub(in crate::engine::cpu::narrow) unsafe fn pack<const BYTES: bool>(
 /// Adds a row's values by the weights of these keys, 32 columns from `column` on, to those of the keys before, and writes
 /// them out after the last.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn settle(
+pub(super) unsafe fn settle(
     args: &AttentionArgs,
     (block, row): (Block, usize),
     column: usize,
@@ -67,14 +60,14 @@ pub(in crate::engine::cpu::narrow) unsafe fn settle(
 
 /// `row` has 32 floats.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn load(row: *const f32) -> [__m512; 2] {
+pub(super) unsafe fn load(row: *const f32) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe { [S::load(row), S::load(row.add(LANES))] }
 }
 
 /// `out` has `columns` floats, at most 32.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn store(x: [__m512; 2], out: *mut f32, columns: usize) {
+pub(super) unsafe fn store(x: [__m512; 2], out: *mut f32, columns: usize) {
     for (i, x) in x.into_iter().enumerate() {
         let part = columns.saturating_sub(i * LANES);
         // SAFETY: the caller's promise.
