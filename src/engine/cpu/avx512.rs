@@ -1,5 +1,6 @@
 //! AVX-512F: 32 registers of 16 floats. With `BF16` the conversions to bf16 are those of AVX512-BF16.
 
+use super::gelu;
 use super::simd::{MAX_LANES, Simd};
 use crate::matrix_format::LEVELS;
 use std::arch::x86_64::*;
@@ -87,6 +88,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn scale2(a: __m512, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    unsafe fn precise_gelu(x: __m512) -> __m512 {
+        unsafe { gelu::from_table(x) }
     }
     #[inline(always)]
     unsafe fn transpose(rows: &[*const f32; MAX_LANES], out: *mut f32, out_stride: usize) {

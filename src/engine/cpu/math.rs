@@ -62,7 +62,7 @@ unsafe fn exp<S: Simd>(x: S::V) -> S::V {
 
 /// `x * Phi(x)`, written `max(x, 0) - |x| * Phi(-|x|)`: one polynomial, no exponential, no division.
 #[inline(always)]
-unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's CPU has the instruction set.
     unsafe {
         let a = S::min(S::abs(x), S::splat(GELU_END));
@@ -127,7 +127,7 @@ pub(super) unsafe fn activate<S: Simd>(epilogue: Epilogue, x: S::V) -> S::V {
     unsafe {
         match epilogue {
             Epilogue::Bias => x,
-            Epilogue::BiasGelu => gelu::<S>(x),
+            Epilogue::BiasGelu => S::precise_gelu(x),
             Epilogue::BiasGeluTanh => {
                 let cubic = S::fma(S::mul(x, x), S::splat(GELU_TANH.1), S::splat(1.0));
                 let u = S::mul(S::mul(x, S::splat(2.0 * GELU_TANH.0)), cubic);

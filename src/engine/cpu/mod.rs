@@ -14,6 +14,8 @@ mod avx2;
 mod avx512;
 mod buffer;
 mod first;
+#[cfg(target_arch = "x86_64")]
+mod gelu;
 mod gemm;
 mod isa;
 mod kernels;

@@ -1,5 +1,6 @@
 //! The few vector operations the kernels are written in. Each instruction set implements them once.
 
+use super::math;
 use crate::matrix_format::{CODES_PER_BYTE, LEVELS, widen_half};
 
 /// A vector register of `f32`.
@@ -29,6 +30,13 @@ pub(super) trait Simd: Copy {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` for whole `n` in [-126, 127].
     unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
+
+    /// `x * Phi(x)` within 2.7e-7.
+    #[inline(always)]
+    unsafe fn precise_gelu(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { math::gelu::<Self>(x) }
+    }
 
     /// Reads `LANES` halves.
     #[inline(always)]
