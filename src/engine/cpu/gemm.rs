@@ -10,6 +10,13 @@ use crate::engine::Epilogue;
 
 const FLOATS_PER_LINE: usize = 16;
 
+/// Floats of the largest tile: 14 rows of 32 columns.
+const RAW_FLOATS: usize = 448;
+
+/// A tile before its activation: lines that are in the L1 cache, where those of the output need not be.
+#[repr(C, align(64))]
+struct Raw([f32; RAW_FLOATS]);
+
 /// Where the factors of a product `a[rows, k] * b[k, NV * LANES]` lie. Steps are in floats; where they are constants
 /// the compiler sees them, as all of this is inlined.
 #[derive(Clone, Copy)]
@@ -114,6 +121,8 @@ pub(super) fn tile_height(rows: usize, max: usize) -> usize {
 #[inline(always)]
 pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &LinearArgs) {
     let width = NV * S::LANES;
+    let mut raw = Raw([0.0; RAW_FLOATS]);
+    const { assert!(MR * NV * S::LANES <= RAW_FLOATS) };
     let height = tile_height(args.rows, MR);
     let panel_floats = args.k * width;
     // While a panel is in use, each of its tiles fetches its share of the next one.
@@ -135,8 +144,13 @@ pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &Li
                 let a = (args.x.add(row * args.x_stride), args.x_stride);
                 let c = args.out.add(row * args.out_stride + panel_idx * width);
                 let (factors, ldc) = (Factors::packed(args.k, a, (panel, width)), args.out_stride);
-                tile_of::<S, MR, NV>(rows, factors, bias, c, ldc);
-                activate_tile::<S, NV>(args.epilogue, rows, c, ldc);
+                if args.epilogue == Epilogue::Bias {
+                    tile_of::<S, MR, NV>(rows, factors, bias, c, ldc);
+                } else {
+                    let raw = raw.0.as_mut_ptr();
+                    tile_of::<S, MR, NV>(rows, factors, bias, raw, width);
+                    activate_tile::<S, NV>(args.epilogue, rows, raw, c, ldc);
+                }
             }
             ahead += share;
             row += rows;
@@ -144,26 +158,24 @@ pub(super) unsafe fn linear<S: Simd, const MR: usize, const NV: usize>(args: &Li
     }
 }
 
-/// Applies the activation to a tile that was just written and is still in the L1 cache.
+/// Writes the activation of a tile's `raw` sums.
 ///
 /// # Safety
-/// `c` is valid for `rows` rows of one panel.
+/// `raw` is valid for `rows` rows of one panel one after another, and so is `c` with the stride `ldc`.
 #[inline(always)]
 unsafe fn activate_tile<S: Simd, const NV: usize>(
     epilogue: Epilogue,
     rows: usize,
+    raw: *const f32,
     c: *mut f32,
     ldc: usize,
 ) {
-    if epilogue == Epilogue::Bias {
-        return;
-    }
     for i in 0..rows {
         for j in 0..NV {
             // SAFETY: inside the tile.
             unsafe {
-                let p = c.add(i * ldc + j * S::LANES);
-                S::store(p, math::activate::<S>(epilogue, S::load(p)));
+                let x = S::load(raw.add((i * NV + j) * S::LANES));
+                S::store(c.add(i * ldc + j * S::LANES), math::activate::<S>(epilogue, x));
             }
         }
     }
