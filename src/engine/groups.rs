@@ -19,6 +19,8 @@ pub struct Groups {
     order: Vec<u32>,
     group_of: Vec<u32>,
     loads: Vec<Load>,
+    /// Where the group that was dealt to as the `i`th stands.
+    place_of: Vec<u32>,
     /// Sequence indices, group after group.
     members: Vec<u32>,
 }
@@ -27,6 +29,8 @@ pub struct Groups {
 struct Load {
     tokens: usize,
     cost: u64,
+    /// Its number while sequences were dealt.
+    dealt: u32,
     /// One past the group's last member; while dealing, the number of them.
     end: usize,
 }
@@ -41,6 +45,7 @@ impl Groups {
             order: Vec::new(),
             group_of: Vec::new(),
             loads: Vec::new(),
+            place_of: Vec::new(),
             members: Vec::new(),
         }
     }
@@ -64,7 +69,9 @@ impl Groups {
     }
 
     /// Deals the sequences given by `cu_seqlens`, the longest first, each to the group with the least to
-    /// do. A token costs `token_cost` plus the length of its sequence (attention).
+    /// do. A token costs `token_cost` plus the length of its sequence (attention). The group that costs most comes
+    /// first, so that threads which take the next one end together (Graham, "Bounds on multiprocessing timing
+    /// anomalies", 1969).
     pub fn deal(&mut self, cu_seqlens: &[u32], token_cost: u64) {
         let len = |i: u32| (cu_seqlens[i as usize + 1] - cu_seqlens[i as usize]) as usize;
         let num_sequences = cu_seqlens.len().saturating_sub(1);
@@ -79,7 +86,7 @@ impl Groups {
             .next_multiple_of(self.num_threads)
             .min(num_sequences);
         self.loads.clear();
-        self.loads.resize(num_groups, Load::default());
+        self.loads.extend((0..num_groups as u32).map(|dealt| Load { dealt, ..Load::default() }));
         self.group_of.clear();
         self.group_of.resize(num_sequences, 0);
         for &i in &self.order {
@@ -89,8 +96,9 @@ impl Groups {
             let group = match fits.min_by_key(|(_, load)| load.cost) {
                 Some((group, _)) => group,
                 None => {
-                    self.loads.push(Load::default());
-                    self.loads.len() - 1
+                    let dealt = self.loads.len();
+                    self.loads.push(Load { dealt: dealt as u32, ..Load::default() });
+                    dealt
                 }
             };
             let load = &mut self.loads[group];
@@ -98,6 +106,15 @@ impl Groups {
             load.cost += tokens as u64 * (token_cost + tokens as u64);
             load.end += 1;
             self.group_of[i as usize] = group as u32;
+        }
+        self.loads.sort_unstable_by_key(|load| (std::cmp::Reverse(load.cost), load.dealt));
+        self.place_of.clear();
+        self.place_of.resize(self.loads.len(), 0);
+        for (place, load) in self.loads.iter().enumerate() {
+            self.place_of[load.dealt as usize] = place as u32;
+        }
+        for group in &mut self.group_of {
+            *group = self.place_of[*group as usize];
         }
         self.collect_members(num_sequences);
     }
@@ -147,6 +164,20 @@ mod tests {
                 prop_assert!(tokens <= groups.max_tokens(), "group {i} has {tokens} tokens");
             }
             prop_assert!(seen.iter().all(|&n| n == 1));
+        }
+
+        #[test]
+        fn groups_come_in_the_order_of_their_cost(
+            lens in prop::collection::vec(1usize..=512, 0..200),
+            num_threads in 1usize..9,
+        ) {
+            let mut groups = Groups::new(num_threads, 512, GROUP_TOKENS);
+            groups.deal(&cu_seqlens(&lens), 2304);
+            let cost = |i| {
+                let lens = groups.members(i).iter().map(|&m| lens[m as usize]);
+                lens.map(|len| len * (2304 + len)).sum::<usize>()
+            };
+            prop_assert!((1..groups.len()).all(|i| cost(i - 1) >= cost(i)));
         }
     }
 
