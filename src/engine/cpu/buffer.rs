@@ -1,11 +1,13 @@
 //! Zeroed, aligned memory for weights and activations.
 
+use super::chunk::Chunk;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Buffers from this size on are aligned to it and ask for huge pages: 40 MiB of weights are ten thousand
 /// 4 KiB pages, five times what a core's second-level TLB holds.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// A cache line, and the widest SIMD register.
 const LINE_BYTES: usize = 64;
 
@@ -26,6 +28,8 @@ unsafe impl Number for u8 {}
 pub(super) struct Buffer<T: Number = f32> {
     start: NonNull<T>,
     len: usize,
+    /// What it is a part of, if it has no memory of its own.
+    chunk: Option<Arc<Chunk>>,
 }
 
 // SAFETY: a `Buffer` owns its block alone, like a `Vec`.
@@ -39,15 +43,23 @@ impl<T: Number> Buffer<T> {
         // SAFETY: `layout` is never of size zero.
         let block = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(block.cast::<T>()) else { handle_alloc_error(layout) };
-        #[cfg(target_os = "linux")]
         if layout.align() == HUGE_PAGE_BYTES {
-            // SAFETY: the range is the block just allocated, page-aligned; the advice changes no contents,
-            // and a kernel that refuses it leaves the block usable.
-            unsafe { libc::madvise(block.cast(), layout.size(), libc::MADV_HUGEPAGE) };
+            ask_for_huge_pages(start.cast(), layout.size());
         }
         // SAFETY: the block has `layout.size()` bytes; all zeros are valid numbers.
         unsafe { block.write_bytes(0, layout.size()) };
-        Self { start, len }
+        Self { start, len, chunk: None }
+    }
+
+    /// [`Self::zeroed`], for what lives as long as a model: it shares huge pages with others.
+    pub(super) fn zeroed_weights(len: usize) -> Self {
+        let Some((chunk, start)) = Chunk::part(len * size_of::<T>()) else {
+            return Self::zeroed(len);
+        };
+        let start = start.cast::<T>();
+        // SAFETY: a part of so many bytes; all zeros are valid numbers.
+        unsafe { start.write_bytes(0, len) };
+        Self { start, len, chunk: Some(chunk) }
     }
 
     fn layout(len: usize) -> Layout {
@@ -75,7 +87,20 @@ impl<T: Number> std::ops::DerefMut for Buffer<T> {
 
 impl<T: Number> Drop for Buffer<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with the layout of the same length.
-        unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
+        if self.chunk.is_none() {
+            // SAFETY: allocated in `zeroed` with the layout of the same length.
+            unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
+        }
     }
+}
+
+/// For so many bytes from a page on. A kernel that refuses leaves them as they are.
+pub(super) fn ask_for_huge_pages(start: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the advice changes no contents, wherever it is for.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }

@@ -13,6 +13,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod buffer;
+mod chunk;
 mod first;
 #[cfg(target_arch = "x86_64")]
 mod gelu;

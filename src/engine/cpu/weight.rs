@@ -51,7 +51,7 @@ impl Linear {
 /// `[num_panels][k][panel]`
 pub(super) fn pack_f32(init: &LinearInit<'_>, panel: usize) -> Buffer {
     let LinearInit { weight, n, k, .. } = *init;
-    let mut panels = Buffer::zeroed(n.div_ceil(panel) * k * panel);
+    let mut panels = Buffer::zeroed_weights(n.div_ceil(panel) * k * panel);
     for (weight, out) in weight.chunks(panel * k).zip(panels.chunks_exact_mut(k * panel)) {
         for (column, weight) in weight.chunks_exact(k).enumerate() {
             for (x, out) in weight.iter().zip(out.chunks_exact_mut(panel)) {

@@ -30,7 +30,7 @@ impl Panels {
         let (steps, num_panels) = (steps_of(k, dtype), n.div_ceil(panel));
         let mut packed = Self {
             steps,
-            panels: Buffer::zeroed(num_panels * steps * STEP_BYTES * panel),
+            panels: Buffer::zeroed_weights(num_panels * steps * STEP_BYTES * panel),
             scales: Buffer::zeroed(num_panels * panel),
             sums: Buffer::zeroed(if dtype == Dtype::Int8 { num_panels * panel } else { 0 }),
         };

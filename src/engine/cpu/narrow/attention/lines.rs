@@ -56,12 +56,12 @@ macro_rules! line {
 macro_rules! add_scores {
     ($bytes:expr, $dword:expr, $rows:expr, $columns:expr, $sums:expr) => {{
         macro_rules! of_scores {
-                                ($product:literal) => {
-                                    line!($product, $dword, $rows, $columns, $sums,
-                                        "zmm0" "zmm1" "zmm2" "zmm3" "zmm4" "zmm5"
-                                        "zmm6" "zmm7" "zmm8" "zmm9" "zmm10" "zmm11")
-                                };
-                            }
+                                    ($product:literal) => {
+                                        line!($product, $dword, $rows, $columns, $sums,
+                                            "zmm0" "zmm1" "zmm2" "zmm3" "zmm4" "zmm5"
+                                            "zmm6" "zmm7" "zmm8" "zmm9" "zmm10" "zmm11")
+                                    };
+                                }
         if $bytes { of_scores!("vpdpbusd") } else { of_scores!("vdpbf16ps") }
     }};
 }
