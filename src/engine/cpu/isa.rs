@@ -3,6 +3,8 @@
 use super::kernels::Kernels;
 use super::narrow;
 use crate::engine::Dtype;
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 #[cfg(target_arch = "x86_64")]
 use std::sync::LazyLock;
 
@@ -23,21 +25,27 @@ pub enum Isa {
     Avx512Bf16,
     /// And AMX, instructions for products of whole tiles of bytes or bf16.
     Amx,
-    /// aarch64.
+    /// aarch64 NEON.
     Neon,
+    /// And DotProd, an instruction for products of bytes of one sign.
+    NeonDot,
+    /// And I8MM and BF16, instructions for products of bytes of either sign and of bf16.
+    NeonBf16,
 }
 
 /// Rows from which on int8 is faster than bf16 on AMX: at 128 bf16 took three quarters of int8's time, at 384 a tenth more.
 const CODED_WIDTH: usize = 256;
 
 impl Isa {
-    const FASTEST_FIRST: [Self; 8] = [
+    const FASTEST_FIRST: [Self; 10] = [
         Self::Amx,
         Self::Avx512Bf16,
         Self::Avx512Vnni,
         Self::Avx512,
         Self::AvxVnni,
         Self::Avx2,
+        Self::NeonBf16,
+        Self::NeonDot,
         Self::Neon,
         Self::Portable,
     ];
@@ -58,10 +66,9 @@ impl Isa {
     /// to have run them all.
     pub fn distinct(dtype: Dtype) -> impl Iterator<Item = Self> {
         Self::available().filter(move |isa| match isa {
-            Self::Portable | Self::Avx2 | Self::Avx512 => true,
-            Self::Neon => dtype == Dtype::F32,
-            Self::AvxVnni | Self::Avx512Vnni => dtype == Dtype::Int8,
-            Self::Avx512Bf16 | Self::Amx => dtype != Dtype::F32,
+            Self::Portable | Self::Avx2 | Self::Avx512 | Self::Neon => true,
+            Self::AvxVnni | Self::Avx512Vnni | Self::NeonDot => dtype == Dtype::Int8,
+            Self::Avx512Bf16 | Self::Amx | Self::NeonBf16 => dtype != Dtype::F32,
         })
     }
 
@@ -75,6 +82,8 @@ impl Isa {
             Self::Avx512Bf16 => "avx512-bf16",
             Self::Amx => "amx",
             Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
+            Self::NeonBf16 => "neon-bf16",
         }
     }
 
@@ -84,14 +93,17 @@ impl Isa {
             // Products are so fast that coding rows as bytes outweighs what narrow ones gain by it.
             Self::Amx if hidden_size < CODED_WIDTH => &[Dtype::Bf16, Dtype::Int8, Dtype::F32],
             Self::Amx => &[Dtype::Int8, Dtype::Bf16, Dtype::F32],
-            Self::Avx512Bf16 => &[Dtype::Int8, Dtype::Bf16, Dtype::F32],
-            Self::Avx512Vnni | Self::AvxVnni => &[Dtype::Int8, Dtype::F32],
+            // Those of NEON by their products an instruction: no machine has been timed.
+            Self::Avx512Bf16 | Self::NeonBf16 => &[Dtype::Int8, Dtype::Bf16, Dtype::F32],
+            Self::Avx512Vnni | Self::AvxVnni | Self::NeonDot => &[Dtype::Int8, Dtype::F32],
             Self::Avx512 | Self::Avx2 | Self::Neon | Self::Portable => &[Dtype::F32],
         }
     }
 
     /// The f32 and the narrow kernels, if this machine can run them.
     pub(super) fn kernels(self) -> Option<(&'static Kernels, &'static narrow::Kernels)> {
+        #[cfg(target_arch = "aarch64")]
+        use super::neon;
         #[cfg(target_arch = "x86_64")]
         use super::{avx2, avx512};
         match self {
@@ -115,8 +127,15 @@ impl Isa {
             Self::Amx => (has_avx512_bf16() && narrow::amx::is_available())
                 .then_some((&avx512::KERNELS, &narrow::amx::KERNELS)),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => std::arch::is_aarch64_feature_detected!("neon")
-                .then_some((&super::neon::KERNELS, &narrow::portable::KERNELS)),
+            Self::Neon => has_neon().then_some((&neon::KERNELS, &narrow::neon::NEON)),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => (has_neon() && is_aarch64_feature_detected!("dotprod"))
+                .then_some((&neon::KERNELS, &narrow::neon::DOT)),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonBf16 => (has_neon()
+                && is_aarch64_feature_detected!("i8mm")
+                && is_aarch64_feature_detected!("bf16"))
+            .then_some((&neon::KERNELS, &narrow::neon::BF16)),
             #[allow(unreachable_patterns, reason = "the sets of the other architectures")]
             _ => None,
         }
@@ -147,6 +166,11 @@ fn has_avx512_bf16() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vl")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_neon() -> bool {
+    is_aarch64_feature_detected!("neon")
 }
 
 /// Whether CPUID names AMD as the maker.

@@ -1,15 +1,14 @@
-//! NEON: 32 registers of 4 floats.
+//! NEON: 32 registers of 4 floats. With `BF16` the conversions to bf16 are those of BF16.
 
 use super::simd::Simd;
 use std::arch::aarch64::*;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Neon;
+pub(super) struct Neon<const BF16: bool = false>;
 
 // SAFETY (every block): the trait's contract hands the feature and the pointers down to the caller.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all, above")]
-#[allow(unused_unsafe, reason = "NEON belongs to the baseline of most aarch64 targets")]
-impl Simd for Neon {
+impl<const BF16: bool> Simd for Neon<BF16> {
     type V = float32x4_t;
     const LANES: usize = 4;
 

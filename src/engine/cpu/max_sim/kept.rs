@@ -3,9 +3,8 @@
 //!
 //! Each number is what [`Format::decode`] makes of it.
 
-use super::STEP;
 use crate::engine::cpu::buffer::Buffer;
-use crate::engine::cpu::narrow::{BLOCK_ROWS, lanes::Lanes};
+use crate::engine::cpu::narrow::lanes::Lanes;
 use crate::engine::cpu::simd::{MAX_LANES, Simd};
 use crate::matrix_format::{CODES_PER_BYTE, Format, SCALE_BYTES, to_length_one};
 
@@ -423,9 +422,6 @@ impl<S: Simd> Target<S> for Line {
 pub(in crate::engine::cpu) struct Tile<N, const ROWS: usize, const CHUNK: usize>(
     pub(in crate::engine::cpu) *mut N,
 );
-
-/// What tile units read.
-pub(in crate::engine::cpu) type Block = Tile<u16, BLOCK_ROWS, STEP>;
 
 impl<N: Copy, const ROWS: usize, const CHUNK: usize> Tile<N, ROWS, CHUNK> {
     /// # Safety

@@ -6,6 +6,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) mod amx;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 has its products"))]
 pub(super) mod attention;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
@@ -15,6 +16,8 @@ pub(super) mod encode;
 pub(super) mod finish;
 mod gelu;
 pub(super) mod lanes;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 pub(super) mod portable;
 pub(super) mod tile;
 pub(super) mod weight;
@@ -28,7 +31,9 @@ use crate::engine::Epilogue;
 pub(super) const STEP_BYTES: usize = 64;
 pub(super) const STEP_DWORDS: usize = STEP_BYTES / 4;
 /// Rows of an AMX tile; a packed tile has as many lines of [`STEP_BYTES`].
+#[cfg(target_arch = "x86_64")]
 const TILE_ROWS: usize = 16;
+#[cfg(target_arch = "x86_64")]
 const TILE_BYTES: usize = TILE_ROWS * STEP_BYTES;
 /// Rows are stored in whole blocks of so many: a tile computes rows beyond the last, and drops them.
 pub(super) const BLOCK_ROWS: usize = 32;

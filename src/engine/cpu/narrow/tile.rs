@@ -16,6 +16,12 @@ pub(in crate::engine::cpu) trait Dot {
     type Sums: Copy;
 
     unsafe fn zero() -> Self::Sums;
+    /// What the sums of a vector of columns begin at; `column_sums` are those of their bytes, or dangle if they are not.
+    #[inline(always)]
+    unsafe fn start(_column_sums: *const f32) -> Self::Sums {
+        // SAFETY: the caller's promise.
+        unsafe { Self::zero() }
+    }
     unsafe fn row(p: *const u32) -> Self::Row;
     /// A dword each of one vector of columns.
     unsafe fn columns(p: *const u32) -> Self::Columns;
@@ -88,7 +94,9 @@ unsafe fn multiply<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8
         if !S::WEAVES {
             finish::<S, NV, INT8>(args, before, 0..M, sums);
         }
-        let mut tile_sums = [[D::zero(); NV]; M];
+        let column_sums = args.sums.wrapping_add(tile.panel_idx * NV * S::LANES);
+        let starts = std::array::from_fn(|j| D::start(column_sums.wrapping_add(j * S::LANES)));
+        let mut tile_sums: [[D::Sums; NV]; M] = [starts; M];
         for part in 0..M {
             for _ in 0..num_lines {
                 S::prefetch(ahead.cast());

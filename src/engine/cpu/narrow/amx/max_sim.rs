@@ -9,10 +9,12 @@ use super::{Operands, PANEL, TILE_BYTES, Tiles, exchange_near, multiply_near, st
 use crate::engine::cpu::avx512;
 use crate::engine::cpu::buffer::Buffer;
 use crate::engine::cpu::kernels::MaxSimArgs;
-use crate::engine::cpu::max_sim::kept::{Block, Reader, Target, Tile};
+use crate::engine::cpu::max_sim::kept::{Reader, Target, Tile};
 use crate::engine::cpu::simd::Simd;
 
 type S = avx512::Avx512<true>;
+/// What tile units read.
+type Block = Tile<u16, BLOCK_ROWS, { 2 * STEP_DWORDS }>;
 
 #[repr(C, align(64))]
 struct Sums([u32; BLOCK_ROWS * PANEL]);
