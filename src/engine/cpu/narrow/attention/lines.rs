@@ -52,27 +52,33 @@ macro_rules! line {
     }};
 }
 
+/// [`line`] in the registers of scores.
+macro_rules! line_of_scores {
+    ($product:literal, $($operand:expr),+) => {
+        line!($product, $($operand),+,
+            "zmm0" "zmm1" "zmm2" "zmm3" "zmm4" "zmm5"
+            "zmm6" "zmm7" "zmm8" "zmm9" "zmm10" "zmm11")
+    };
+}
+
 /// Adds to scores the products of queries by keys: of bf16, or if `$bytes` of signed with unsigned bytes, as integers.
 macro_rules! add_scores {
-    ($bytes:expr, $dword:expr, $rows:expr, $columns:expr, $sums:expr) => {{
-        macro_rules! of_scores {
-                                    ($product:literal) => {
-                                        line!($product, $dword, $rows, $columns, $sums,
-                                            "zmm0" "zmm1" "zmm2" "zmm3" "zmm4" "zmm5"
-                                            "zmm6" "zmm7" "zmm8" "zmm9" "zmm10" "zmm11")
-                                    };
-                                }
-        if $bytes { of_scores!("vpdpbusd") } else { of_scores!("vdpbf16ps") }
-    }};
+    ($bytes:expr, $($operand:expr),+) => {
+        if $bytes {
+            line_of_scores!("vpdpbusd", $($operand),+)
+        } else {
+            line_of_scores!("vdpbf16ps", $($operand),+)
+        }
+    };
 }
 
 /// Adds values by their weights.
 macro_rules! add_values {
-    ($dword:expr, $rows:expr, $columns:expr, $sums:expr) => {
-        line!("vdpbf16ps", $dword, $rows, $columns, $sums,
+    ($($operand:expr),+) => {
+        line!("vdpbf16ps", $($operand),+,
             "zmm12" "zmm13" "zmm14" "zmm15" "zmm16" "zmm17"
             "zmm18" "zmm19" "zmm20" "zmm21" "zmm22" "zmm23")
     };
 }
 
-pub(super) use {add_scores, add_values, line};
+pub(super) use {add_scores, add_values, line, line_of_scores};

@@ -6,7 +6,7 @@
 //! that proves too small to a larger one.
 
 use super::bytes::{self, CODE_TILE_BYTES};
-use super::lines::{Rows, add_scores, add_values, line};
+use super::lines::{Rows, add_scores, add_values, line, line_of_scores};
 use super::pack::{self, fetch};
 use super::weights::{self, ByRow, NO_KEY, QUADS, Reference, reduce};
 use super::work::{Work, work_bytes};
