@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// 4 KiB pages, five times what a core's second-level TLB holds.
 pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// A cache line, and the widest SIMD register.
-const LINE_BYTES: usize = 64;
+pub(super) const LINE_BYTES: usize = 64;
 
 /// A number whose bytes may all be zero.
 ///

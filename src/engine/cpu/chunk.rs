@@ -1,6 +1,6 @@
 //! Memory that weights share: a layer's have a megabyte each, and only together do they fill huge pages.
 
-use super::buffer::HUGE_PAGE_BYTES;
+use super::buffer::{HUGE_PAGE_BYTES, LINE_BYTES, ask_for_huge_pages};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 const CHUNK_BYTES: usize = 32 << 20;
 /// What is larger has pages of its own, and the end of a chunk that is too small for the next is small.
 const MAX_BYTES: usize = CHUNK_BYTES / 8;
-/// A cache line.
-const ALIGN: usize = 64;
 
 /// Where the next weights go. Whoever has some of a chunk holds it: it ends with the last of them.
 static OPEN: Mutex<Open> = Mutex::new(Open { chunk: Weak::new(), used: 0 });
@@ -50,7 +48,7 @@ impl Chunk {
         };
         // SAFETY: below the chunk's end, as compared above.
         let start = unsafe { chunk.start.add(open.used) };
-        open.used += bytes.next_multiple_of(ALIGN);
+        open.used += bytes.next_multiple_of(LINE_BYTES);
         Some((chunk, start))
     }
 
@@ -59,7 +57,7 @@ impl Chunk {
         // SAFETY: `layout` is not of size zero.
         let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        super::buffer::ask_for_huge_pages(start, CHUNK_BYTES);
+        ask_for_huge_pages(start, CHUNK_BYTES);
         Self { start }
     }
 
@@ -91,7 +89,7 @@ mod tests {
             })
             .collect();
         for (i, (start, bytes, chunk)) in parts.iter().enumerate() {
-            assert!(start.is_multiple_of(ALIGN), "part {i}");
+            assert!(start.is_multiple_of(LINE_BYTES), "part {i}");
             let offset = start - chunk.start.as_ptr() as usize;
             assert!(offset + bytes <= CHUNK_BYTES, "part {i} ends beyond its chunk");
             for (other, other_bytes, _) in &parts[..i] {

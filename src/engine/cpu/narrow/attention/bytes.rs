@@ -27,7 +27,7 @@ const MIN_QUERIES: usize = 64;
 /// Largest and smallest codes' distance from the middle one.
 const SPAN: f32 = 127.0;
 const MIDDLE: f32 = 128.0;
-/// The least scale of a query, so that [`super::weights::NO_KEY`] is below any score after it, too. Queries of zeros have it.
+/// The least scale of a query, so that [`super::rows::NO_KEY`] is below any score after it, too. Queries of zeros have it.
 const LEAST: f32 = 1e-20;
 
 /// The even columns of 32, and the odd ones.

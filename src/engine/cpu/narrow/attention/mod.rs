@@ -13,6 +13,8 @@ mod lines;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod pack;
 #[cfg(target_arch = "x86_64")]
+pub(super) mod rows;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod vectors;
 #[cfg(target_arch = "x86_64")]
 mod weights;

@@ -8,7 +8,8 @@
 use super::bytes::{self, CODE_TILE_BYTES};
 use super::lines::{Rows, add_scores, add_values, line, line_of_scores};
 use super::pack::{self, fetch};
-use super::weights::{self, ByRow, NO_KEY, QUADS, Reference, reduce};
+use super::rows::{self, NO_KEY};
+use super::weights::{self, ByRow, QUADS, Reference, reduce};
 use super::work::{Work, work_bytes};
 use super::{Attention, AttentionArgs, BLOCK};
 use crate::engine::cpu::avx512::Avx512;
@@ -381,24 +382,9 @@ unsafe fn finish(args: &AttentionArgs, group: Group, work: &Work, mut context: S
             for (row, x) in context.into_iter().enumerate().take(group.rows) {
                 let at = (group.first + row) * args.out_stride + group.head * args.head_dim;
                 let columns = BLOCK.min(args.head_dim - column);
-                store(x, scales.of(row), args.out.add(at + column), columns);
-            }
-        }
-    }
-}
-
-/// Writes so many `columns` of a row, at most 32, times a scale.
-#[inline(always)]
-unsafe fn store(row: [__m512; 2], scale: f32, out: *mut f32, columns: usize) {
-    for (i, x) in row.into_iter().enumerate() {
-        let part = columns.saturating_sub(i * LANES);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (x, out) = (S::mul(x, S::splat(scale)), out.wrapping_add(i * LANES));
-            if part >= LANES {
-                S::store(out, x);
-            } else if part > 0 {
-                S::store_part(out, part, x);
+                let scale = S::splat(scales.of(row));
+                let x = [S::mul(x[0], scale), S::mul(x[1], scale)];
+                rows::store(x, args.out.add(at + column), columns);
             }
         }
     }

@@ -6,6 +6,7 @@
 //! function", 1999), and a table of all 128 mantissas takes that away.
 
 use super::BLOCK;
+use super::rows::{self, NO_KEY, QUAD};
 use super::vectors::{ROWS, Sums};
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
@@ -15,8 +16,6 @@ use std::arch::x86_64::*;
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
-/// Stands where no key is: it has no weight.
-pub(super) const NO_KEY: f32 = -1e30;
 /// Below any score, and so far above [`NO_KEY`] that two to the power of the difference is zero: no key that a query may
 /// not see has a weight, even if the query sees none of those so far.
 const FLOOR: f32 = NO_KEY / 2.0;
@@ -57,33 +56,25 @@ static LOWER_HALVES: Line<u16, 32> = {
 #[repr(C, align(64))]
 struct Line<T, const N: usize>([T; N]);
 
-/// Rows that are reduced together, each to a quarter of a vector.
-pub(super) const QUAD: usize = 4;
+/// Fours of a group's rows.
 pub(super) const QUADS: usize = ROWS.div_ceil(QUAD);
 
-/// The rows' numbers folded to one each, in a quarter of the vector each; of the last quad's last rows nothing is told.
+/// [`rows::reduce`] of a group; of the last four's last rows nothing is told.
 ///
 /// # Safety
 /// The CPU has AVX-512; so for all here.
 #[inline(always)]
 pub(super) unsafe fn reduce(
-    rows: [__m512; ROWS],
+    group: [__m512; ROWS],
     with: impl Fn(__m512, __m512) -> __m512,
 ) -> [__m512; QUADS] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut reduced = [rows[0]; QUADS];
-        for (i, reduced) in reduced.iter_mut().enumerate() {
-            let row = |r: usize| rows[(i * QUAD + r).min(ROWS - 1)];
-            let halves =
-                |a, b| with(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
-            let (a, b) = (halves(row(0), row(1)), halves(row(2), row(3)));
-            let x = with(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-            let x = with(x, _mm512_permute_ps::<0x4e>(x));
-            *reduced = with(x, _mm512_permute_ps::<0xb1>(x));
-        }
-        reduced
+    let mut reduced = [group[0]; QUADS];
+    for (i, reduced) in reduced.iter_mut().enumerate() {
+        let quad = std::array::from_fn(|r| group[(i * QUAD + r).min(ROWS - 1)]);
+        // SAFETY: the caller's promise.
+        *reduced = unsafe { rows::reduce(quad, &with) };
     }
+    reduced
 }
 
 /// A number for each row of a group, as [`reduce`] leaves them.
@@ -135,13 +126,9 @@ impl Reference {
     pub(super) unsafe fn new(scales: [__m512; QUADS]) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut reference = Self {
-                steps: ByRow([STEPS; QUADS * LANES]),
-                offsets: ByRow([0.0; QUADS * LANES]),
-                exponents: ByRow([0.0; QUADS * LANES]),
-            };
             let steps = scales.map(|scale| _mm512_mul_ps(scale, _mm512_set1_ps(STEPS)));
-            reference.steps = ByRow::new(steps);
+            let unset = ByRow([0.0; QUADS * LANES]);
+            let mut reference = Self { steps: ByRow::new(steps), offsets: unset, exponents: unset };
             reference.set([S::splat(FLOOR); QUADS]);
             reference
         }

@@ -1,9 +1,10 @@
 //! The softmax of a few rows of scores side by side, from f32 to bf16 weights.
 
-use super::state::{NO_KEY, Part, ROWS, Rows, State, reduce};
+use super::state::{Part, ROWS, Rows, State};
 use super::work::Block;
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::math;
+use crate::engine::cpu::narrow::attention::rows::{NO_KEY, reduce};
 use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK};
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;

@@ -3,6 +3,7 @@
 use super::state::State;
 use super::work::{Block, Work};
 use crate::engine::cpu::avx512::Avx512;
+use crate::engine::cpu::narrow::attention::rows::store;
 use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK, pack};
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::__m512;
@@ -63,21 +64,4 @@ pub(super) unsafe fn settle(
 pub(super) unsafe fn load(row: *const f32) -> [__m512; 2] {
     // SAFETY: the caller's promise.
     unsafe { [S::load(row), S::load(row.add(LANES))] }
-}
-
-/// `out` has `columns` floats, at most 32.
-#[inline(always)]
-pub(super) unsafe fn store(x: [__m512; 2], out: *mut f32, columns: usize) {
-    for (i, x) in x.into_iter().enumerate() {
-        let part = columns.saturating_sub(i * LANES);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let out = out.wrapping_add(i * LANES);
-            if part >= LANES {
-                S::store(out, x);
-            } else if part > 0 {
-                S::store_part(out, part, x);
-            }
-        }
-    }
 }

@@ -2,18 +2,17 @@
 
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::narrow::attention::BLOCK;
+use crate::engine::cpu::narrow::attention::rows::{NO_KEY, QUAD};
 use crate::engine::cpu::simd::Simd;
 use std::arch::x86_64::*;
 
 type S = Avx512<true>;
 const LANES: usize = S::LANES;
 
-/// Rows that take their softmax side by side: the maximum of one alone would be waited for.
-pub(super) const ROWS: usize = 4;
-/// Stands where no key is: its weight is lost in any sum.
-pub(super) const NO_KEY: f32 = -1e30;
+/// Rows that take their softmax side by side.
+pub(super) const ROWS: usize = QUAD;
 
-/// A number for each row of a block: a quarter of a vector repeats it, as [`reduce`] leaves it.
+/// A number for each row of a block: a quarter of a vector repeats it, as [`reduce`](crate::engine::cpu::narrow::attention::rows::reduce) leaves it.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct ByRow([f32; BLOCK * LANES / ROWS]);
@@ -119,22 +118,5 @@ impl<T> Part<T> {
     pub(super) unsafe fn row(&self, i: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.start.add(i * self.stride) }
-    }
-}
-
-/// The rows' numbers folded to one each, in a quarter of the vector each.
-#[inline(always)]
-pub(super) unsafe fn reduce(
-    rows: [__m512; ROWS],
-    with: impl Fn(__m512, __m512) -> __m512,
-) -> __m512 {
-    // SAFETY: the caller's CPU has AVX-512.
-    unsafe {
-        let halves =
-            |a, b| with(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
-        let (a, b) = (halves(rows[0], rows[1]), halves(rows[2], rows[3]));
-        let x = with(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-        let x = with(x, _mm512_permute_ps::<0x4e>(x));
-        with(x, _mm512_permute_ps::<0xb1>(x))
     }
 }

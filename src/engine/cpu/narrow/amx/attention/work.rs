@@ -3,7 +3,7 @@
 use crate::engine::cpu::narrow::STEP_BYTES;
 use crate::engine::cpu::narrow::attention::{AttentionArgs, BLOCK};
 
-/// Queries by keys at a time: scores and weights of two blocks are 56 KiB then.
+/// Keys at a time: scores and weights of two blocks are 56 KiB then.
 const CHUNK: usize = 128;
 /// Heads whose values are in use at a time: where a head is one block, that of each stage.
 const VALUES: usize = 3;
