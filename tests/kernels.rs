@@ -154,7 +154,7 @@ proptest! {
             let cpu = f32_cpu(isa).expect("available");
             let (weight, bias) = (values(seed, n * k), values(seed + 1, n));
             let w = cpu.prepare_linear(&LinearInit { weight: &weight, bias: &bias, n, k }).unwrap();
-            let x = values(seed + 2, m * k);
+            let x = of_sizes(values(seed + 2, m * k), k, &[1.0, 1e-9, 1.0, f32::NAN, 1e9]);
             let mut together = cpu.rows(m, n).unwrap();
             cpu.linear(&rows(&cpu, m, k, &x), &w, Epilogue::BiasGelu, &mut together);
             for i in 0..m {
@@ -168,23 +168,60 @@ proptest! {
     }
 }
 
-/// An identity weight lets the activation be read alone, over all the values it will see.
+/// Rows multiplied by `sizes` in turns.
+fn of_sizes(mut values: Vec<f32>, width: usize, sizes: &[f32]) -> Vec<f32> {
+    for (row, size) in values.chunks_exact_mut(width).zip(sizes.iter().cycle()) {
+        row.iter_mut().for_each(|x| *x *= size);
+    }
+    values
+}
+
+/// Whatever the unit that a row or an output's weights are in, or how much larger one number of a row is.
+#[test]
+fn a_product_is_as_exact_for_factors_of_any_size() {
+    let (m, n, k) = (60, 40, 100);
+    let sizes = [1e-15, 1e-3, 0.02, 0.3, 1.0, 4.0, 60.0, 1e4, 1e15];
+    let weight = of_sizes(values(1, n * k), k, &[1.0, 1e-12, 0.05, 1e12, 0.0]);
+    let mut x = of_sizes(values(2, m * k), k, &sizes);
+    x.chunks_exact_mut(k).step_by(7).for_each(|row| row[11] *= 1e3);
+    let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    for isa in Isa::distinct(Dtype::F32) {
+        let cpu = f32_cpu(isa).expect("available");
+        let init = LinearInit { weight: &weight, bias: &vec![0.0; n], n, k };
+        let w = cpu.prepare_linear(&init).unwrap();
+        let mut out = cpu.rows(m, n).unwrap();
+        cpu.linear(&rows(&cpu, m, k, &x), &w, Epilogue::Bias, &mut out);
+        for (i, x) in x.chunks_exact(k).enumerate() {
+            for (j, w) in weight.chunks_exact(k).enumerate() {
+                let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                let error = (products.sum::<f64>() - f64::from(out.row(i)[j])).abs();
+                let bound = 32.0 * f64::from(f32::EPSILON) * norm(x) * norm(w);
+                assert!(error <= bound, "{isa:?}, row {i}, column {j}: {error:e}, not {bound:e}");
+            }
+        }
+    }
+}
+
+/// An identity weight lets the activation be read alone, over all the values it will see: one a row, as products of others
+/// may be rounded on their way to nothing.
 #[test]
 fn activations_are_within_one_millionth() {
     let n = 16;
     let mut identity = vec![0.0; n * n];
     (0..n).for_each(|i| identity[i * n + i] = 1.0);
-    let grid: Vec<f32> = (0..200_000).map(|i| i as f32 * 2e-4 - 20.0).collect();
+    let grid: Vec<f32> = (0..40_000).map(|i| i as f32 * 1e-3 - 20.0).collect();
+    let mut alone = vec![0.0; grid.len() * n];
+    alone.chunks_exact_mut(n).zip(&grid).enumerate().for_each(|(i, (row, x))| row[i % n] = *x);
     for isa in Isa::distinct(Dtype::F32) {
         let cpu = f32_cpu(isa).expect("available");
         let init = LinearInit { weight: &identity, bias: &vec![0.0; n], n, k: n };
         let w = cpu.prepare_linear(&init).unwrap();
-        let x = rows(&cpu, grid.len() / n, n, &grid);
+        let x = rows(&cpu, grid.len(), n, &alone);
         for epilogue in EPILOGUES {
-            let mut out = cpu.rows(grid.len() / n, n).unwrap();
+            let mut out = cpu.rows(grid.len(), n).unwrap();
             cpu.linear(&x, &w, epilogue, &mut out);
-            for (x, y) in grid.iter().zip(read(&cpu, &out)) {
-                let expected = exact(epilogue, f64::from(*x));
+            for (i, x) in grid.iter().enumerate() {
+                let (y, expected) = (out.row(i)[i % n], exact(epilogue, f64::from(*x)));
                 let error = (f64::from(y) - expected).abs();
                 let bound = 1e-6 + x.abs().max(1.0) as f64 * f64::from(f32::EPSILON);
                 assert!(error <= bound, "{isa:?} {epilogue:?}({x}) is {y}, not {expected}");

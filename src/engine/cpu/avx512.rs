@@ -159,3 +159,7 @@ pub(super) unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 }
 
 super::kernels::kernel_table!(Avx512, "avx512f", rows: 14, vectors: 2);
+
+/// For cores whose adders stand beside their multipliers.
+pub(super) static PAIRED: super::kernels::Kernels =
+    super::kernels::Kernels { paired: Some(super::paired::linear), ..TABLE };

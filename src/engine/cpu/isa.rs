@@ -21,7 +21,7 @@ pub enum Isa {
     Avx512,
     /// And AVX512-VNNI, the same.
     Avx512Vnni,
-    /// And AVX512-BF16, an instruction for products of bf16, DQ and VBMI.
+    /// And AVX512-BF16, an instruction for products of bf16, DQ and VBMI: in f32 as AMD's cores like it.
     Avx512Bf16,
     /// And AMX, instructions for products of whole tiles of bytes or bf16.
     Amx,
@@ -66,9 +66,9 @@ impl Isa {
     /// to have run them all.
     pub fn distinct(dtype: Dtype) -> impl Iterator<Item = Self> {
         Self::available().filter(move |isa| match isa {
-            Self::Portable | Self::Avx2 | Self::Avx512 | Self::Neon => true,
+            Self::Portable | Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 | Self::Neon => true,
             Self::AvxVnni | Self::Avx512Vnni | Self::NeonDot => dtype == Dtype::Int8,
-            Self::Avx512Bf16 | Self::Amx | Self::NeonBf16 => dtype != Dtype::F32,
+            Self::Amx | Self::NeonBf16 => dtype != Dtype::F32,
         })
     }
 
@@ -121,7 +121,7 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => {
-                has_avx512_bf16().then_some((&avx512::KERNELS, &narrow::avx512::BF16))
+                has_avx512_bf16().then_some((&avx512::PAIRED, &narrow::avx512::BF16))
             }
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Self::Amx => (has_avx512_bf16() && narrow::amx::is_available())

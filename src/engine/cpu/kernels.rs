@@ -15,6 +15,8 @@ pub(super) struct Kernels {
     /// Rows of a tile.
     pub(super) tile_rows: usize,
     pub(super) linear: unsafe fn(&LinearArgs),
+    /// The same from weights for products of pairs, where that is faster.
+    pub(super) paired: Option<unsafe fn(&LinearArgs)>,
     pub(super) attention: unsafe fn(&AttentionArgs),
     pub(super) first: unsafe fn(&FirstArgs),
     pub(super) add_norm: unsafe fn(&NormArgs),
@@ -36,6 +38,9 @@ pub(super) struct LinearArgs {
     pub(super) num_panels: usize,
     /// `[num_panels * panel]`
     pub(super) bias: *const f32,
+    /// For products of pairs `[num_panels * panel]` each, see `Paired`; else null.
+    pub(super) scales: *const f32,
+    pub(super) starts: *const f32,
     pub(super) epilogue: Epilogue,
     /// Whole panels are written: `out_stride >= num_panels * panel`.
     pub(super) out: *mut f32,
@@ -309,10 +314,13 @@ macro_rules! kernel_table {
             }
         }
 
-        pub(super) static KERNELS: super::kernels::Kernels = super::kernels::Kernels {
+        pub(super) static KERNELS: super::kernels::Kernels = TABLE;
+
+        const TABLE: super::kernels::Kernels = super::kernels::Kernels {
             panel: $vectors * <$simd as Simd>::LANES,
             tile_rows: $rows,
             linear: entry::linear,
+            paired: None,
             attention: entry::attention,
             first: entry::first,
             add_norm: entry::add_norm,

@@ -3,6 +3,7 @@
 use super::kernels::LinearArgs;
 use super::narrow::weight::Panels;
 use super::narrow::{self, EncodeArgs, Output, Source, Target};
+use super::paired::Paired;
 use super::weight::Weights;
 use super::{Cpu, Linear, Rows};
 use crate::engine::{Dtype, Epilogue};
@@ -14,7 +15,7 @@ impl Cpu {
         assert!(out.stride >= w.num_panels() * w.panel, "room for whole panels");
         out.set_rows(x.num_rows);
         match &w.weights {
-            Weights::F32(_) => {
+            Weights::F32(_) | Weights::Paired(_) => {
                 let (num_rows, stride) = (x.num_rows, out.stride);
                 let out = (out.wide_mut(), stride);
                 self.multiply_f32(num_rows, (x.wide(), x.stride), w, epilogue, out);
@@ -38,8 +39,18 @@ impl Cpu {
         epilogue: Epilogue,
         (out, out_stride): (&mut [f32], usize),
     ) {
-        let Weights::F32(panels) = &w.weights else { panic!("a weight in f32") };
-        assert_eq!(w.panel, self.kernels.panel, "a weight packed for these kernels");
+        let nothing = std::ptr::null();
+        let (panels, scales, starts, kernel) = match &w.weights {
+            Weights::F32(panels) => {
+                assert_eq!(w.panel, self.kernels.panel, "a weight packed for these kernels");
+                (panels, nothing, nothing, self.kernels.linear)
+            }
+            Weights::Paired(Paired { panels, scales, starts }) => {
+                let kernel = self.kernels.paired.expect("a kernel for products of pairs");
+                (panels, scales.as_ptr(), starts.as_ptr(), kernel)
+            }
+            Weights::Bf16(_) | Weights::Int8(_) => panic!("a weight in f32"),
+        };
         assert!(x.len() >= num_rows.saturating_sub(1) * x_stride + w.k, "rows to multiply");
         assert!(out_stride >= w.num_panels() * w.panel, "room for whole panels");
         assert!(out.len() >= num_rows * out_stride, "rows to write");
@@ -51,13 +62,15 @@ impl Cpu {
             panels: panels.as_ptr(),
             num_panels: w.num_panels(),
             bias: w.bias.as_ptr(),
+            scales,
+            starts,
             epilogue,
             out: out.as_mut_ptr(),
             out_stride,
         };
         // SAFETY: `with_isa` asked the CPU; the sizes were compared above, `Linear::pack` made whole panels and
         // their bias, and `out` is borrowed alone.
-        unsafe { (self.kernels.linear)(&args) };
+        unsafe { kernel(&args) };
     }
 
     fn multiply_narrow(

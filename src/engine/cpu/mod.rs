@@ -28,6 +28,8 @@ mod narrow;
 mod neon;
 mod norm;
 mod numbers;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMD's cores gain by it"))]
+mod paired;
 mod portable;
 mod relative;
 mod rows;
@@ -176,6 +178,7 @@ impl Backend for Cpu {
 
     fn prepare_linear(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
         match self.dtype {
+            Dtype::F32 if self.kernels.paired.is_some() => Ok(Linear::pair(init)),
             Dtype::F32 => self.prepare_precise(init),
             dtype => Ok(Linear::pack(init, dtype, self.narrow.panel)),
         }

@@ -17,6 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     panel: PANEL,
     tile_rows: 1,
     linear,
+    paired: None,
     attention,
     first,
     add_norm,

@@ -8,7 +8,7 @@ use crate::engine::Dtype;
 /// the narrow products, which read whole ones.
 pub(super) const ROW_PAD: usize = STEP_BYTES;
 /// Rows a multiple of 4 KiB apart fall into one set of the L1 cache, and a tile reads 14 of them at once.
-const ALIASING_FLOATS: usize = 1024;
+const ALIASING_FLOATS: usize = 512;
 
 /// `[num_rows, width]`, each row `stride` numbers after the one before.
 ///

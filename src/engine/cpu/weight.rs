@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::kernels::RotateArgs;
 use super::narrow::weight::Panels;
+use super::paired::Paired;
 use crate::engine::table::Table;
 use crate::engine::{
     Dtype, EmbeddingsInit, LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit,
@@ -23,24 +24,37 @@ pub struct Linear {
 pub(super) enum Weights {
     /// `[num_panels][k][panel]`, columns padded with zeros to whole panels.
     F32(Buffer),
+    Paired(Paired),
     Bf16(Panels),
     Int8(Panels),
 }
 
 impl Linear {
     pub(super) fn pack(init: &LinearInit<'_>, dtype: Dtype, panel: usize) -> Self {
-        let LinearInit { weight, bias, n, k } = *init;
-        assert_eq!(weight.len(), n * k, "a weight of {n} rows and {k} columns");
-        assert_eq!(bias.len(), n, "a bias of {n}");
-        let weights = match dtype {
+        Self::new(init, panel, |init| match dtype {
             Dtype::F32 => Weights::F32(pack_f32(init, panel)),
             Dtype::Bf16 => Weights::Bf16(Panels::pack(init, dtype, panel)),
             Dtype::Int8 => Weights::Int8(Panels::pack(init, dtype, panel)),
             Dtype::F16 => panic!("no CPU kernel computes in f16"),
-        };
+        })
+    }
+
+    /// In f32, for products of pairs.
+    pub(super) fn pair(init: &LinearInit<'_>) -> Self {
+        Self::new(init, Paired::PANEL, |init| Weights::Paired(Paired::pack(init)))
+    }
+
+    fn new(
+        init: &LinearInit<'_>,
+        panel: usize,
+        pack: impl FnOnce(&LinearInit<'_>) -> Weights,
+    ) -> Self {
+        let LinearInit { weight, bias, n, k } = *init;
+        assert_eq!(weight.len(), n * k, "a weight of {n} rows and {k} columns");
+        assert_eq!(bias.len(), n, "a bias of {n}");
         let mut padded = Buffer::zeroed(n.next_multiple_of(panel));
         padded[..n].copy_from_slice(bias);
-        Self { n, k, panel, bias: padded, weights }
+        Self { n, k, panel, bias: padded, weights: pack(init) }
     }
 
     pub(super) fn num_panels(&self) -> usize {
