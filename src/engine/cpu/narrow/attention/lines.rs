@@ -12,12 +12,12 @@ pub(super) struct Rows {
 
 macro_rules! line {
     (
-        $product:literal, $dword:expr, $rows:expr, $columns:expr, $sums:expr,
+        $product:literal, $dword:expr, $line:expr, $rows:expr, $columns:expr, $sums:expr,
         $a:tt $b:tt $c:tt $d:tt $e:tt $f:tt
         $g:tt $h:tt $i:tt $j:tt $k:tt $l:tt
     ) => {{
-        let (dword, Rows { start, stride }, columns): (usize, Rows, [*const u8; 2]) =
-            ($dword, $rows, $columns);
+        let (dword, Rows { start, stride }) = ($dword, $rows);
+        let columns: [*const u8; 2] = $columns.map(|column| column.add($line * STEP_BYTES));
         let [s0, s1, s2, s3, s4, s5]: &mut Sums = $sums;
         let row = start.add(dword * 4);
         std::arch::asm!(
@@ -35,8 +35,8 @@ macro_rules! line {
             concat!($product, " ", $j, ", zmm25, dword ptr [{third} + {stride}]{{1to16}}"),
             concat!($product, " ", $k, ", zmm24, dword ptr [{third} + 2*{stride}]{{1to16}}"),
             concat!($product, " ", $l, ", zmm25, dword ptr [{third} + 2*{stride}]{{1to16}}"),
-            low = in(reg) columns[0].add(dword * STEP_BYTES),
-            high = in(reg) columns[1].add(dword * STEP_BYTES),
+            low = in(reg) columns[0],
+            high = in(reg) columns[1],
             row = in(reg) row,
             third = in(reg) row.add(3 * stride),
             stride = in(reg) stride,
@@ -63,19 +63,19 @@ macro_rules! line_of_scores {
 
 /// Adds to scores the products of queries by keys: of bf16, or if `$bytes` of signed with unsigned bytes, as integers.
 macro_rules! add_scores {
-    ($bytes:expr, $($operand:expr),+) => {
+    ($bytes:expr, $dword:expr, $($operand:expr),+) => {
         if $bytes {
-            line_of_scores!("vpdpbusd", $($operand),+)
+            line_of_scores!("vpdpbusd", $dword, $dword, $($operand),+)
         } else {
-            line_of_scores!("vdpbf16ps", $($operand),+)
+            line_of_scores!("vdpbf16ps", $dword, $dword, $($operand),+)
         }
     };
 }
 
 /// Adds values by their weights.
 macro_rules! add_values {
-    ($($operand:expr),+) => {
-        line!("vdpbf16ps", $($operand),+,
+    ($dword:expr, $($operand:expr),+) => {
+        line!("vdpbf16ps", $dword, weights::pair_of($dword), $($operand),+,
             "zmm12" "zmm13" "zmm14" "zmm15" "zmm16" "zmm17"
             "zmm18" "zmm19" "zmm20" "zmm21" "zmm22" "zmm23")
     };

@@ -33,13 +33,17 @@ pub(in crate::engine::cpu::narrow) unsafe fn fetch(
     }
 }
 
-/// Transposes one head's keys: tiles of 16 dwords of a key by 16 keys, zeros after the last key and after
-/// `head_dim`.
+/// Transposes one head's keys, times two to the power of `POWER`: tiles of 16 dwords of a key by 16 keys, zeros after the
+/// last key and after `head_dim`.
 ///
 /// # Safety
 /// As for [`super::vectors::attention`]; `out` has room for them.
 #[inline(always)]
-pub(in crate::engine::cpu::narrow) unsafe fn keys(args: &AttentionArgs, head: usize, out: *mut u8) {
+pub(in crate::engine::cpu::narrow) unsafe fn keys<const POWER: u32>(
+    args: &AttentionArgs,
+    head: usize,
+    out: *mut u8,
+) {
     let (len, dim) = (args.len.next_multiple_of(BLOCK), args.head_dim.next_multiple_of(BLOCK));
     let steps = dim / BLOCK;
     // SAFETY: keys begin after all heads' queries in each row; masked loads read inside a head.
@@ -53,7 +57,7 @@ pub(in crate::engine::cpu::narrow) unsafe fn keys(args: &AttentionArgs, head: us
                 for (i, row) in rows.iter_mut().enumerate() {
                     if first + i < args.len {
                         let key = args.row(first + i).add(column + step * BLOCK);
-                        *row = _mm512_maskz_loadu_epi16(mask, key.cast());
+                        *row = times_power::<POWER>(_mm512_maskz_loadu_epi16(mask, key.cast()));
                     }
                 }
                 let tile = out.add((first / TILE_ROWS * steps + step) * TILE_BYTES);
@@ -62,6 +66,24 @@ pub(in crate::engine::cpu::narrow) unsafe fn keys(args: &AttentionArgs, head: us
                 }
             }
         }
+    }
+}
+
+/// bf16 times two to the power of `POWER`: none is so large that it would not be a number.
+///
+/// # Safety
+/// AVX-512 is available.
+#[inline(always)]
+unsafe fn times_power<const POWER: u32>(bf16: __m512i) -> __m512i {
+    const MANTISSA_BITS: u32 = 7;
+    if POWER == 0 {
+        return bf16;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let has_bits = _mm512_test_epi16_mask(bf16, _mm512_set1_epi16(i16::MAX));
+        let power = _mm512_set1_epi16((POWER << MANTISSA_BITS) as i16);
+        _mm512_mask_add_epi16(bf16, has_bits, bf16, power)
     }
 }
 

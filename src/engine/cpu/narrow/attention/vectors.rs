@@ -9,7 +9,7 @@ use super::bytes::{self, CODE_TILE_BYTES};
 use super::lines::{Rows, add_scores, add_values, line, line_of_scores};
 use super::pack::{self, fetch};
 use super::rows::{self, NO_KEY};
-use super::weights::{self, ByRow, QUADS, Reference, reduce};
+use super::weights::{self, ByRow, QUADS, Reference, STEPS, STEPS_POWER, reduce};
 use super::work::{Work, work_bytes};
 use super::{Attention, AttentionArgs, BLOCK};
 use crate::engine::cpu::avx512::Avx512;
@@ -161,7 +161,7 @@ unsafe fn prepare<const BYTES: bool>(args: &AttentionArgs, group: Group, work: &
             if BYTES {
                 bytes::keys(args, head, work);
             } else {
-                pack::keys(args, head, work.keys());
+                pack::keys::<STEPS_POWER>(args, head, work.keys());
             }
             pack::values(args, head, work.values(head));
         }
@@ -169,7 +169,7 @@ unsafe fn prepare<const BYTES: bool>(args: &AttentionArgs, group: Group, work: &
         Reference::new(if BYTES {
             bytes::queries(args, group.query(args), work)
         } else {
-            [_mm512_set1_ps(1.0); QUADS]
+            [_mm512_set1_ps(1.0 / STEPS); QUADS]
         })
     }
 }
@@ -209,31 +209,36 @@ unsafe fn score<const BYTES: bool>(args: &AttentionArgs, tile: Tile, work: &Work
         // A window moves on with the queries: what the first and the last see, all see.
         let seen = group.visible(args, ROWS - 1).start..group.visible(args, 0).end;
         if args.softcap.is_some() || key < seen.start || seen.end < key + BLOCK {
-            sums = restrict(args, tile, sums);
+            sums = restrict(args, tile, if BYTES { 1.0 } else { STEPS }, sums);
         }
         sums
     }
 }
 
-/// Caps scores, and takes those away that a row may not see.
+/// Caps scores, of which one is so many `steps`, and takes those away that a row may not see.
 ///
 /// # Safety
 /// As for [`attention`].
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512bf16")]
-unsafe fn restrict(args: &AttentionArgs, Tile { group, key }: Tile, mut sums: Sums) -> Sums {
+unsafe fn restrict(
+    args: &AttentionArgs,
+    Tile { group, key }: Tile,
+    steps: f32,
+    mut sums: Sums,
+) -> Sums {
     for (i, sums) in sums.iter_mut().enumerate() {
         let seen = group.visible(args, i);
         // SAFETY: a row of sums.
         unsafe {
             if let Some(cap) = args.softcap {
-                math::softcap::<S>(sums.as_mut_ptr().cast(), BLOCK, cap);
+                math::softcap::<S>(sums.as_mut_ptr().cast(), BLOCK, cap * steps);
             }
             let below = |end: usize| (1u64 << end.saturating_sub(key).min(BLOCK)) - 1;
             let hidden = !(below(seen.end) & !below(seen.start));
             for (i, scores) in sums.iter_mut().enumerate() {
                 let hidden = (hidden >> (i * LANES)) as __mmask16;
-                *scores = _mm512_mask_mov_ps(*scores, hidden, _mm512_set1_ps(NO_KEY));
+                *scores = _mm512_mask_mov_ps(*scores, hidden, _mm512_set1_ps(NO_KEY * steps));
             }
         }
     }

@@ -1,9 +1,9 @@
 //! From scores to weights, without their largest: any power of two near it will do.
 //!
 //! Zen 4's units that multiply make one vector of 512 bits a cycle, and others compare, convert and permute beside them.
-//! So a weight is made by one multiplication: it turns a score into the bits of `2^x` as bf16, but for what the
-//! line through two powers of two is above the curve (Schraudolph, "A fast, compact approximation of the exponential
-//! function", 1999), and a table of all 128 mantissas takes that away.
+//! So a weight is made by one multiplication, or by none if scores are in steps already: it turns a score into the bits of
+//! `2^x` as bf16, but for what the line through two powers of two is above the curve (Schraudolph, "A fast, compact
+//! approximation of the exponential function", 1999), and a table of all 128 mantissas has the curve's instead.
 
 use super::BLOCK;
 use super::rows::{self, NO_KEY, QUAD};
@@ -20,8 +20,9 @@ const LANES: usize = S::LANES;
 /// not see has a weight, even if the query sees none of those so far.
 const FLOOR: f32 = NO_KEY / 2.0;
 
-/// Of a power of two, in the mantissa of bf16.
-const STEPS: f32 = 128.0;
+/// Steps of a power of two: as many as bf16 has mantissas.
+pub(super) const STEPS: f32 = (1 << STEPS_POWER) as f32;
+pub(super) const STEPS_POWER: u32 = 7;
 /// A float whose lower half is zero, and whose neighbours are one apart: the lower half of what lies above it is that
 /// many steps.
 const ZERO: f32 = 12_582_912.0;
@@ -30,27 +31,17 @@ const ONE: f32 = ZERO + 127.0 * STEPS;
 /// The largest weight is `2^64`, and the sum of any number of them is a float.
 const MOST: f32 = ONE + 64.0 * STEPS;
 
-/// Steps by which the line is above the curve, for every mantissa, rounded.
-static ABOVE_CURVE: Line<u8, 128> = {
+/// `2^x` for every mantissa of a line: the mantissa of the curve, rounded.
+static CURVE: Line<u8, 128> = {
     /// `2^(1 / 128)`
     const ROOT: f64 = 1.005_429_901_112_802_8;
-    let (mut above, mut power, mut i) = ([0; 128], 1.0, 0);
+    let (mut mantissas, mut power, mut i) = ([0; 128], 1.0, 0);
     while i < 128 {
-        above[i] = (i as f64 - (power - 1.0) * STEPS as f64 + 0.5) as u8;
+        mantissas[i] = ((power - 1.0) * STEPS as f64 + 0.5) as u8;
         power *= ROOT;
         i += 1;
     }
-    Line(above)
-};
-
-/// Lower halves of one vector's floats, then of another's.
-static LOWER_HALVES: Line<u16, 32> = {
-    let (mut words, mut i) = ([0; 32], 0);
-    while i < 32 {
-        words[i] = 2 * i as u16;
-        i += 1;
-    }
-    Line(words)
+    Line(mantissas)
 };
 
 #[repr(C, align(64))]
@@ -186,26 +177,26 @@ impl Reference {
         weights: *mut u16,
         peak: __m512i,
     ) -> __m512i {
-        // Of words.
-        const LOWER_BYTES: __mmask64 = 0x5555_5555_5555_5555;
+        /// `a & !c | b & c`
+        const CHOOSE: i32 = 0xd8;
         // SAFETY: 32 weights of a row.
         unsafe {
-            let steps = S::splat(if SCALED { self.steps.of(row) } else { STEPS });
+            let steps = S::splat(self.steps.of(row));
             let offset = S::splat(self.offsets.of(row));
-            // Cut off among integers, as which floats above zero are ordered, too.
-            let bits = |score| {
-                let x = _mm512_castps_si512(_mm512_fmadd_ps(score, steps, offset));
-                _mm512_max_epi32(x, _mm512_castps_si512(_mm512_set1_ps(ZERO)))
+            let line = |score| {
+                let x = if SCALED { S::fma(score, steps, offset) } else { S::add(score, offset) };
+                let zero = _mm512_castps_si512(S::splat(ZERO));
+                _mm512_sub_epi32(_mm512_castps_si512(x), zero)
             };
-            let (low, high) = (bits(scores[0]), bits(scores[1]));
-            let peak = _mm512_max_epi32(peak, _mm512_max_epi32(low, high));
-            let halves = _mm512_load_si512(LOWER_HALVES.0.as_ptr().cast());
-            let line = _mm512_permutex2var_epi16(low, halves, high);
-            let table = ABOVE_CURVE.0.as_ptr();
+            // What is below every weight is nothing, and what is above them the largest of all words.
+            let line = _mm512_packus_epi32(line(scores[0]), line(scores[1]));
+            let table = CURVE.0.as_ptr();
             let table = [table, table.add(64)].map(|part| _mm512_load_si512(part.cast()));
-            let above = _mm512_maskz_permutex2var_epi8(LOWER_BYTES, table[0], line, table[1]);
-            _mm512_storeu_si512(weights.cast(), _mm512_sub_epi16(line, above));
-            peak
+            let curve = _mm512_permutex2var_epi8(table[0], line, table[1]);
+            let mantissas = _mm512_set1_epi16(STEPS as i16 - 1);
+            let bf16 = _mm512_ternarylogic_epi32::<CHOOSE>(line, curve, mantissas);
+            _mm512_storeu_si512(weights.cast(), bf16);
+            _mm512_max_epu16(peak, line)
         }
     }
 }
@@ -215,8 +206,8 @@ impl Reference {
 pub(super) unsafe fn exceeds(peak: __m512i) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        let most = _mm512_castps_si512(S::splat(MOST));
-        _mm512_cmpgt_epi32_mask(peak, most) != 0
+        let most = _mm512_set1_epi16((MOST - ZERO) as i16);
+        _mm512_cmpgt_epu16_mask(peak, most) != 0
     }
 }
 
@@ -233,6 +224,12 @@ pub(super) unsafe fn scale(weights: *mut u16, keys: usize, factor: f32) {
             weights.write_unaligned(std::mem::transmute::<__m256bh, __m256i>(scaled));
         }
     }
+}
+
+/// Where the pair of keys lies of which a row's dword has the weights: [`Reference::weigh`] narrows two vectors to one, four
+/// of either at a time.
+pub(super) const fn pair_of(dword: usize) -> usize {
+    dword / 4 * 2 + dword / 2 % 2 * 8 + dword % 2
 }
 
 /// Adds a block of weights to their sums.

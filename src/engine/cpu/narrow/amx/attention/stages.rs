@@ -22,7 +22,7 @@ pub(super) unsafe fn pack(args: &AttentionArgs, block: Block, work: &Work) {
         let head = block.head / args.group();
         // SAFETY: the caller's promise.
         unsafe {
-            pack::keys(args, head, work.keys());
+            pack::keys::<0>(args, head, work.keys());
             pack::values(args, head, work.values(block));
         }
     }
