@@ -15,7 +15,8 @@ type S = Avx512;
 const TILE_ROWS: usize = 20;
 /// Rows of plain products; two such tiles have the rows of one.
 const PLAIN_ROWS: usize = TILE_ROWS / 2;
-/// Rows that go through all panels together. Those of a group are fewer, as are what is kept of each.
+/// Rows that go through all panels together: a group's, unless a single sequence has more. What is kept of each is on the
+/// stack.
 const MAX_ROWS: usize = 512;
 
 /// Mean squares of rows that are near enough to that of the weights: by a factor of 32, so sums may lose five bits.
