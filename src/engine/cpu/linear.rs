@@ -68,8 +68,8 @@ impl Cpu {
             out: out.as_mut_ptr(),
             out_stride,
         };
-        // SAFETY: `with_isa` asked the CPU; the sizes were compared above, `Linear::pack` made whole panels and
-        // their bias, and `out` is borrowed alone.
+        // SAFETY: `with_isa` asked the CPU; the sizes were compared above, `Linear` was packed in whole panels, as were
+        // its bias, scales and starts, and `out` is borrowed alone.
         unsafe { kernel(&args) };
     }
 

@@ -167,8 +167,9 @@ impl Reference {
         }
     }
 
-    /// Writes a row's weights of 32 keys as bf16, and returns `peak` or what is larger of them. Weights are within .0064 of
-    /// themselves, .0022 in the quadratic mean, where rounding to bf16 alone has .0039 and .0017.
+    /// Writes a row's weights of 32 keys as bf16, and returns `peak` or what is larger of them. Scores are in steps or, if
+    /// `SCALED`, in a unit of their own. Weights are within .0064 of themselves, .0022 in the quadratic mean, where rounding to
+    /// bf16 alone has .0039 and .0017.
     #[inline(always)]
     pub(super) unsafe fn weigh<const SCALED: bool>(
         &self,
