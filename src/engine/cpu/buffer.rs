@@ -19,6 +19,8 @@ pub(super) unsafe trait Number: Copy + Send + Sync {}
 // SAFETY: zero is a valid value of each.
 unsafe impl Number for f32 {}
 // SAFETY: as above.
+unsafe impl Number for i32 {}
+// SAFETY: as above.
 unsafe impl Number for u16 {}
 // SAFETY: as above.
 unsafe impl Number for u8 {}

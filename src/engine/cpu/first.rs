@@ -13,7 +13,7 @@ use super::rows::ROW_PAD;
 use super::simd::{MAX_LANES, Simd};
 use super::{Cpu, Linear, Rows, Scratch};
 use crate::engine::packed::Packed;
-use crate::engine::{Dtype, Epilogue, FirstInit, LinearInit};
+use crate::engine::{Epilogue, FirstInit, LinearInit};
 
 /// Sequences that meet a projection together: a tile of rows. More would only take more workspace.
 const SEQUENCES: usize = 14;
@@ -64,15 +64,15 @@ impl First {
             let column = |i: usize| rows.iter().skip(i).step_by(width).copied();
             let transposed: Vec<f32> = (0..width).flat_map(column).collect();
             let init = LinearInit { weight: &transposed, bias: &nothing, n: width, k: head_dim };
-            Linear::pack(&init, Dtype::F32, panel)
+            Linear::pack(&init, panel)
         };
         let of_value = |head: usize| {
             let weight = &value.weight[head * head_dim * width..][..head_dim * width];
             let bias = &value.bias[head * head_dim..][..head_dim];
-            Linear::pack(&LinearInit { weight, bias, n: head_dim, k: width }, Dtype::F32, panel)
+            Linear::pack(&LinearInit { weight, bias, n: head_dim, k: width }, panel)
         };
         Self {
-            query: Linear::pack(&query, Dtype::F32, panel),
+            query: Linear::pack(&query, panel),
             keys: (0..num_heads).map(of_key).collect(),
             values: (0..num_heads).map(of_value).collect(),
             width,

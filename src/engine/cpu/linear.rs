@@ -2,7 +2,7 @@
 
 use super::kernels::LinearArgs;
 use super::narrow::weight::Panels;
-use super::narrow::{self, EncodeArgs, Output, Source, Target};
+use super::narrow::{self, EncodeArgs, Numbers, Output, Source, Target, Words};
 use super::paired::Paired;
 use super::weight::Weights;
 use super::{Cpu, Linear, Rows};
@@ -20,7 +20,7 @@ impl Cpu {
                 let out = (out.wide_mut(), stride);
                 self.multiply_f32(num_rows, (x.wide(), x.stride), w, epilogue, out);
             }
-            Weights::Bf16(panels) | Weights::Int8(panels) => {
+            Weights::Narrow(panels) => {
                 self.multiply_narrow(x, w, panels, epilogue, out);
                 // An activation lies between two linear layers, so the next one's form is due.
                 if epilogue != Epilogue::Bias {
@@ -49,7 +49,7 @@ impl Cpu {
                 let kernel = self.kernels.paired.expect("a kernel for products of pairs");
                 (panels, scales.as_ptr(), starts.as_ptr(), kernel)
             }
-            Weights::Bf16(_) | Weights::Int8(_) => panic!("a weight in f32"),
+            Weights::Narrow(_) => panic!("a weight in f32"),
         };
         assert!(x.len() >= num_rows.saturating_sub(1) * x_stride + w.k, "rows to multiply");
         assert!(out_stride >= w.num_panels() * w.panel, "room for whole panels");
@@ -84,17 +84,23 @@ impl Cpu {
         assert_eq!(w.panel, self.narrow.panel, "a weight packed for these kernels");
         // What does not widen its rows leads back to the residual stream, where bf16 would cost precision;
         // the others feed attention or, activated, a product.
-        let int8 = matches!(w.weights, Weights::Int8(_));
-        let (rows, codes, bytes) = if int8 {
-            let (bytes, codes) = x.codes();
-            (bytes.as_ptr(), codes.as_ptr(), 1)
-        } else {
-            (x.half().as_ptr().cast(), std::ptr::null(), 2)
+        let kernel = match panels.numbers {
+            Numbers::Bf16 => self.narrow.linear_bf16,
+            Numbers::Words => self.words().linear,
+            Numbers::Bytes => self.narrow.linear_int8,
         };
-        assert!(x.stride * bytes >= panels.steps * narrow::STEP_BYTES, "rows of whole steps");
+        let (rows, codes) = match panels.numbers {
+            Numbers::Bf16 => (x.half().as_ptr().cast(), std::ptr::null()),
+            Numbers::Words | Numbers::Bytes => {
+                let (bytes, codes) = x.codes();
+                (bytes.as_ptr(), codes.as_ptr())
+            }
+        };
+        let x_stride_bytes = x.stride * panels.numbers.size();
+        assert!(x_stride_bytes >= panels.steps * narrow::STEP_BYTES, "rows of whole steps");
         let args = narrow::LinearArgs {
             x: rows,
-            x_stride_bytes: x.stride * bytes,
+            x_stride_bytes,
             rows: x.num_rows,
             steps: panels.steps,
             panels: panels.panels.as_ptr(),
@@ -103,6 +109,7 @@ impl Cpu {
             codes,
             scales: panels.scales.as_ptr(),
             sums: panels.sums.as_ptr(),
+            starts: panels.starts.as_ptr(),
             epilogue,
             out_stride: out.stride,
             out: if epilogue == Epilogue::Bias && w.n <= w.k {
@@ -113,13 +120,7 @@ impl Cpu {
         };
         // SAFETY: `with_isa` asked the CPU; `multiply` compared the sizes, the rows have whole steps and
         // `Rows::new` gave them whole blocks, `Panels::pack` made whole panels, and `out` is borrowed alone.
-        unsafe {
-            if int8 {
-                (self.narrow.linear_int8)(&args);
-            } else {
-                (self.narrow.linear_bf16)(&args);
-            }
-        }
+        unsafe { kernel(&args) };
     }
 
     /// Makes the form that a narrow product reads, from the f32 form if that holds, else from bf16.
@@ -131,24 +132,28 @@ impl Cpu {
         }
         let (num_rows, width, stride) = (rows.num_rows, rows.width, rows.stride);
         let parts = rows.parts();
-        let wide = parts.forms.wide;
+        let (wide, half) = (parts.forms.wide, parts.half.as_mut_ptr());
         assert!(wide || parts.forms.half, "rows to encode");
-        let to = match self.dtype {
-            Dtype::Int8 => {
-                parts.forms.codes = true;
-                Target::Codes(parts.bytes.as_mut_ptr(), parts.codes.as_mut_ptr())
-            }
-            _ if !wide => return,
-            _ => {
-                parts.forms.half = true;
-                Target::Bf16(parts.half.as_mut_ptr())
-            }
-        };
-        let from =
-            if wide { Source::F32(parts.wide.as_ptr()) } else { Source::Bf16(parts.half.as_ptr()) };
+        let from = if wide { Source::F32(parts.wide.as_ptr()) } else { Source::Bf16(half) };
+        let (bytes, codes) = (parts.bytes.as_mut_ptr(), parts.codes.as_mut_ptr());
         let args =
-            EncodeArgs { from, to, rows: num_rows, width, from_stride: stride, to_stride: stride };
+            EncodeArgs { from, rows: num_rows, width, from_stride: stride, to_stride: stride };
         // SAFETY: `with_isa` asked the CPU; every form has room for `num_rows` rows, and the two differ.
-        unsafe { (self.narrow.encode)(&args) };
+        unsafe {
+            match self.numbers() {
+                Numbers::Bf16 if !wide => return,
+                Numbers::Bf16 => (self.narrow.encode)(&args, Target::Bf16(half)),
+                Numbers::Bytes => (self.narrow.encode)(&args, Target::Bytes(bytes, codes)),
+                Numbers::Words => (self.words().encode)(&args, bytes.cast(), codes),
+            }
+        }
+        match self.numbers() {
+            Numbers::Bf16 => parts.forms.half = true,
+            Numbers::Words | Numbers::Bytes => parts.forms.codes = true,
+        }
+    }
+
+    fn words(&self) -> &'static Words {
+        self.narrow.words.expect("kernels for words")
     }
 }

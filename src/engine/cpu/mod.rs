@@ -51,6 +51,7 @@ use super::{
 };
 use crate::error::DeviceError;
 use kernels::{GateArgs, HeadNormArgs, Kernels, NormArgs};
+use narrow::Numbers;
 
 /// The kernels of one instruction set, and the precision that weights are prepared for.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +84,16 @@ impl Cpu {
 
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// What narrow products multiply.
+    fn numbers(&self) -> Numbers {
+        match self.dtype {
+            Dtype::Int8 => Numbers::Bytes,
+            Dtype::Bf16 if self.narrow.words.is_some() => Numbers::Words,
+            Dtype::Bf16 => Numbers::Bf16,
+            Dtype::F16 | Dtype::F32 => panic!("no narrow kernel computes in {:?}", self.dtype),
+        }
     }
 
     /// `hidden += update` and `out = norm(hidden)` by the kernel for the update's form; without `out` the result
@@ -180,12 +191,12 @@ impl Backend for Cpu {
         match self.dtype {
             Dtype::F32 if self.kernels.paired.is_some() => Ok(Linear::pair(init)),
             Dtype::F32 => self.prepare_precise(init),
-            dtype => Ok(Linear::pack(init, dtype, self.narrow.panel)),
+            _ => Ok(Linear::narrow(init, self.numbers(), self.narrow.panel)),
         }
     }
 
     fn prepare_precise(&self, init: &LinearInit<'_>) -> Result<Linear, DeviceError> {
-        Ok(Linear::pack(init, Dtype::F32, self.kernels.panel))
+        Ok(Linear::pack(init, self.kernels.panel))
     }
 
     fn prepare_norm(&self, init: &NormInit<'_>) -> Result<Norm, DeviceError> {
@@ -209,11 +220,12 @@ impl Backend for Cpu {
     }
 
     fn rows(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
-        Ok(Rows::new(max_rows, width, self.dtype))
+        let numbers = (self.dtype != Dtype::F32).then(|| self.numbers());
+        Ok(Rows::new(max_rows, width, numbers))
     }
 
     fn logits(&self, max_rows: usize, width: usize) -> Result<Rows, DeviceError> {
-        Ok(Rows::new(max_rows, width, Dtype::F32))
+        Ok(Rows::new(max_rows, width, None))
     }
 
     fn scratch(&self, max_length: usize, head_dim: usize) -> Result<Scratch, DeviceError> {

@@ -1,8 +1,7 @@
 //! Activation rows: a matrix with padded rows whose row count changes from batch to batch.
 
 use super::buffer::Buffer;
-use super::narrow::{BLOCK_ROWS, Code, STEP_BYTES};
-use crate::engine::Dtype;
+use super::narrow::{BLOCK_ROWS, Code, Numbers, STEP_BYTES};
 
 /// The widest panel of any kernel: kernels write whole panels, into the padding if need be. Also a step of
 /// the narrow products, which read whole ones.
@@ -19,7 +18,7 @@ pub struct Rows {
     wide: Buffer,
     /// For narrow products: bf16.
     half: Buffer<u16>,
-    /// For int8 products: bytes, and how they are meant in each row.
+    /// For products of integers: their bytes, and how they are meant in each row.
     bytes: Buffer<u8>,
     codes: Vec<Code>,
     forms: Forms,
@@ -42,19 +41,21 @@ impl Forms {
 }
 
 impl Rows {
-    pub(super) fn new(max_rows: usize, width: usize, dtype: Dtype) -> Self {
+    /// With forms beside f32 if narrow products are to read them.
+    pub(super) fn new(max_rows: usize, width: usize, numbers: Option<Numbers>) -> Self {
         let mut stride = width.next_multiple_of(ROW_PAD);
         if stride.is_multiple_of(ALIASING_FLOATS) {
             stride += ROW_PAD;
         }
         // Narrow products and attention read whole blocks, from any row on.
         let blocks = max_rows.next_multiple_of(BLOCK_ROWS) + BLOCK_ROWS;
-        let half = if dtype == Dtype::F32 { 0 } else { blocks };
-        let codes = if dtype == Dtype::Int8 { blocks } else { 0 };
+        let half = if numbers.is_some() { blocks } else { 0 };
+        let coded = numbers.filter(|numbers| *numbers != Numbers::Bf16);
+        let codes = if coded.is_some() { blocks } else { 0 };
         Self {
             wide: Buffer::zeroed(max_rows * stride),
             half: Buffer::zeroed(half * stride),
-            bytes: Buffer::zeroed(codes * stride),
+            bytes: Buffer::zeroed(codes * stride * coded.map_or(0, Numbers::size)),
             codes: vec![Code::default(); codes],
             forms: Forms::WIDE,
             width,
@@ -105,7 +106,7 @@ impl Rows {
     }
 
     pub(super) fn codes(&self) -> (&[u8], &[Code]) {
-        assert!(self.forms.codes, "rows in int8");
+        assert!(self.forms.codes, "rows in integers");
         (&self.bytes, &self.codes)
     }
 

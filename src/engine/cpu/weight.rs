@@ -2,12 +2,11 @@
 
 use super::buffer::Buffer;
 use super::kernels::RotateArgs;
+use super::narrow::Numbers;
 use super::narrow::weight::Panels;
 use super::paired::Paired;
 use crate::engine::table::Table;
-use crate::engine::{
-    Dtype, EmbeddingsInit, LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit,
-};
+use crate::engine::{EmbeddingsInit, LinearInit, NormInit, NormKind, ROPE_HEAD_DIM, RopeInit};
 
 /// A `[n, k]` weight with its bias, packed for one kind of kernel.
 #[derive(Debug)]
@@ -25,18 +24,17 @@ pub(super) enum Weights {
     /// `[num_panels][k][panel]`, columns padded with zeros to whole panels.
     F32(Buffer),
     Paired(Paired),
-    Bf16(Panels),
-    Int8(Panels),
+    Narrow(Panels),
 }
 
 impl Linear {
-    pub(super) fn pack(init: &LinearInit<'_>, dtype: Dtype, panel: usize) -> Self {
-        Self::new(init, panel, |init| match dtype {
-            Dtype::F32 => Weights::F32(pack_f32(init, panel)),
-            Dtype::Bf16 => Weights::Bf16(Panels::pack(init, dtype, panel)),
-            Dtype::Int8 => Weights::Int8(Panels::pack(init, dtype, panel)),
-            Dtype::F16 => panic!("no CPU kernel computes in f16"),
-        })
+    /// In f32.
+    pub(super) fn pack(init: &LinearInit<'_>, panel: usize) -> Self {
+        Self::new(init, panel, |init| Weights::F32(pack_f32(init, panel)))
+    }
+
+    pub(super) fn narrow(init: &LinearInit<'_>, numbers: Numbers, panel: usize) -> Self {
+        Self::new(init, panel, |init| Weights::Narrow(Panels::pack(init, numbers, panel)))
     }
 
     /// In f32, for products of pairs.

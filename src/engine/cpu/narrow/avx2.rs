@@ -1,7 +1,8 @@
 //! AVX2: `vpdpbusd` where AVX-VNNI is, `vpmaddwd` elsewhere; bf16 by f32.
 
+use super::finish::Bytes;
 use super::lanes::{Lanes, store_apart};
-use super::tile::{Dot, WidenedBf16, narrow_table};
+use super::tile::{Dot, LinearDot, WidenedBf16, narrow_table};
 use crate::engine::cpu::avx2::Avx2;
 use std::arch::x86_64::*;
 
@@ -148,6 +149,10 @@ impl Dot for Vnni {
     }
 }
 
+impl LinearDot for Vnni {
+    type Raw = Bytes;
+}
+
 /// `vpmaddwd` on bytes widened to 16 bits: exact, where `vpmaddubsw` would saturate.
 pub(super) struct Madd;
 
@@ -191,11 +196,15 @@ impl Dot for Madd {
     }
 }
 
+impl LinearDot for Madd {
+    type Raw = Bytes;
+}
+
 narrow_table!(
     AVX2, avx2, Avx2, "avx2,fma", vectors: 2,
-    int8: Madd, 4, bf16: WidenedBf16<Avx2>, 4, attention: None, max_sim: None
+    int8: Madd, 4, bf16: WidenedBf16<Avx2>, 4, attention: None, words: None, max_sim: None
 );
 narrow_table!(
     VNNI, vnni, Avx2, "avx2,fma,avxvnni", vectors: 2,
-    int8: Vnni, 4, bf16: WidenedBf16<Avx2>, 4, attention: None, max_sim: None
+    int8: Vnni, 4, bf16: WidenedBf16<Avx2>, 4, attention: None, words: None, max_sim: None
 );

@@ -1,9 +1,11 @@
 //! AVX-512: `vpdpbusd` where VNNI is, `vdpbf16ps` where BF16 is, or the AVX2 way and f32 elsewhere.
 
 use super::attention::vectors;
+use super::finish::{Bytes, Floats};
 use super::gelu;
 use super::lanes::{Lanes, store_apart};
-use super::tile::{Dot, WidenedBf16, narrow_table};
+use super::tile::{Dot, LinearDot, WidenedBf16, narrow_table};
+use super::words;
 use crate::engine::cpu::avx2::Avx2;
 use crate::engine::cpu::avx512::Avx512;
 use crate::engine::cpu::kernels::MaxSimArgs;
@@ -157,6 +159,10 @@ impl Dot for Vnni {
     }
 }
 
+impl LinearDot for Vnni {
+    type Raw = Bytes;
+}
+
 /// `vpmaddwd` on bytes widened to 16 bits: exact, where `vpmaddubsw` would saturate. The even and the odd
 /// pairs of a dword have sums of their own.
 pub(super) struct Madd;
@@ -201,6 +207,10 @@ impl Dot for Madd {
     }
 }
 
+impl LinearDot for Madd {
+    type Raw = Bytes;
+}
+
 /// `vdpbf16ps`: two bf16 to a sum. It flushes denormals, and rounds as it likes.
 pub(super) struct DotBf16;
 
@@ -233,6 +243,10 @@ impl Dot for DotBf16 {
     }
 }
 
+impl LinearDot for DotBf16 {
+    type Raw = Floats;
+}
+
 impl Comparison for DotBf16 {
     type Simd = Avx512<true>;
     type Number = u16;
@@ -254,15 +268,16 @@ impl Comparison for DotBf16 {
 
 narrow_table!(
     AVX512, avx512, Avx512, "avx512f,avx512bw", vectors: 2,
-    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8, attention: None, max_sim: None
+    int8: Madd, 8, bf16: WidenedBf16<Avx512>, 8, attention: None, words: None, max_sim: None
 );
 narrow_table!(
     VNNI, vnni, Avx512, "avx512f,avx512bw,avx512vnni", vectors: 2,
-    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8, attention: None, max_sim: None
+    int8: Vnni, 8, bf16: WidenedBf16<Avx512>, 8, attention: None, words: None, max_sim: None
 );
 narrow_table!(
     BF16, bf16, Avx512<true>, "avx512f,avx512bw,avx512vl,avx512vnni,avx512bf16", vectors: 2,
-    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::ATTENTION), max_sim: Some(max_sim_bf16)
+    int8: Vnni, 8, bf16: DotBf16, 8, attention: Some(vectors::ATTENTION),
+    words: Some(&words::WORDS), max_sim: Some(max_sim_bf16)
 );
 
 /// # Safety

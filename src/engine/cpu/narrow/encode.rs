@@ -9,14 +9,14 @@ const ROWS: usize = 4;
 /// # Safety
 /// The CPU has the instruction set; `args` describes valid memory.
 #[inline(always)]
-pub(super) unsafe fn encode<S: Lanes>(args: &EncodeArgs) {
+pub(super) unsafe fn encode<S: Lanes>(args: &EncodeArgs, to: Target) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (args.from, args.to) {
-            (Source::F32(from), Target::Codes(to, codes)) => {
+        match (args.from, to) {
+            (Source::F32(from), Target::Bytes(to, codes)) => {
                 encode_rows::<S, false>(args, from.cast(), to, codes);
             }
-            (Source::Bf16(from), Target::Codes(to, codes)) => {
+            (Source::Bf16(from), Target::Bytes(to, codes)) => {
                 encode_rows::<S, true>(args, from.cast(), to, codes);
             }
             (Source::F32(from), Target::Bf16(to)) => {
@@ -142,5 +142,5 @@ pub(super) fn code_of(low: f32, high: f32) -> (Code, f32) {
         return (Code::default(), 0.0);
     }
     let inverse = 1.0 / scale;
-    (Code { scale, zero: (-low * inverse).round_ties_even() }, inverse)
+    (Code { scale, zero: (-low * inverse).round_ties_even(), pairs: 0 }, inverse)
 }

@@ -5,13 +5,58 @@ use super::{LinearArgs, Output};
 use crate::engine::Epilogue;
 use crate::engine::cpu::math;
 
+/// What raw sums are.
+pub(super) trait Raw {
+    /// The products of a row with a vector of columns, in units of the columns' scales.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set; `sums` are those of this row and of the columns from `column` on.
+    unsafe fn products<S: Lanes>(
+        args: &LinearArgs,
+        sums: *const u32,
+        row: usize,
+        column: usize,
+    ) -> S::V;
+}
+
+/// The products themselves.
+pub(super) struct Floats;
+
+impl Raw for Floats {
+    #[inline(always)]
+    unsafe fn products<S: Lanes>(_: &LinearArgs, sums: *const u32, _: usize, _: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(sums.cast()) }
+    }
+}
+
+/// i32, of codes that have a zero.
+pub(super) struct Bytes;
+
+impl Raw for Bytes {
+    #[inline(always)]
+    unsafe fn products<S: Lanes>(
+        args: &LinearArgs,
+        sums: *const u32,
+        row: usize,
+        column: usize,
+    ) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let code = &*args.codes.add(row);
+            let zeros = S::load(args.sums.add(column));
+            let sum = S::fma(S::splat(-code.zero), zeros, S::load_i32(sums.cast()));
+            S::mul(sum, S::splat(code.scale))
+        }
+    }
+}
+
 /// Writes row `row` of panel `panel_idx` from its `NV` vectors of raw sums.
 ///
 /// # Safety
-/// The CPU has the instruction set; `sums` has `NV * LANES` dwords, i32 if `INT8` or else f32; row and panel
-/// are below those of `args`.
+/// The CPU has the instruction set; `sums` has `NV * LANES` dwords; row and panel are below those of `args`.
 #[inline(always)]
-pub(super) unsafe fn finish_row<S: Lanes, const NV: usize, const INT8: bool>(
+pub(super) unsafe fn finish_row<R: Raw, S: Lanes, const NV: usize>(
     args: &LinearArgs,
     sums: *const u32,
     row: usize,
@@ -23,15 +68,7 @@ pub(super) unsafe fn finish_row<S: Lanes, const NV: usize, const INT8: bool>(
         let mut x = [S::splat(0.0); NV];
         for (j, x) in x.iter_mut().enumerate() {
             let at = j * S::LANES;
-            let product = if INT8 {
-                let code = &*args.codes.add(row);
-                let zeros = S::load(args.sums.add(first + at));
-                let exact = S::load_i32(sums.add(at).cast());
-                let sum = S::fma(S::splat(-code.zero), zeros, exact);
-                S::mul(sum, S::splat(code.scale))
-            } else {
-                S::load(sums.add(at).cast())
-            };
+            let product = R::products::<S>(args, sums.add(at), row, first + at);
             let (scales, bias) = (args.scales.add(first + at), args.bias.add(first + at));
             *x = S::fma(product, S::load(scales), S::load(bias));
         }

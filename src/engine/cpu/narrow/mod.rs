@@ -1,6 +1,6 @@
-//! Products of narrow numbers: bf16 by bf16 into f32, and u8 by s8 into i32.
+//! Products of narrow numbers: bf16 by bf16 into f32, u8 by s8 into i32, and 16-bit integers into i32 in the place of bf16.
 //!
-//! Both are told in dwords: two bf16 or four bytes of k side by side, so that a weight panel is
+//! All are told in dwords: two numbers of 16 bits or four bytes of k side by side, so that a weight panel is
 //! `[k in dwords][panel columns]` for every instruction set, and 64 bytes of k are one step of a tile. The
 //! raw sums of a tile lie in a small buffer before bias, scales and activation turn them into bf16.
 
@@ -21,6 +21,8 @@ pub(super) mod neon;
 pub(super) mod portable;
 pub(super) mod tile;
 pub(super) mod weight;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMD's cores gain by it"))]
+mod words;
 
 use attention::Attention;
 
@@ -45,7 +47,9 @@ pub(super) struct Kernels {
     pub(super) panel: usize,
     pub(super) linear_int8: unsafe fn(&LinearArgs),
     pub(super) linear_bf16: unsafe fn(&LinearArgs),
-    pub(super) encode: unsafe fn(&EncodeArgs),
+    /// What stands for bf16 products where it is faster.
+    pub(super) words: Option<&'static Words>,
+    pub(super) encode: unsafe fn(&EncodeArgs, Target),
     /// [`NormArgs`] whose update is bf16.
     pub(super) add_norm: unsafe fn(&NormArgs<u16>),
     /// What touches rows by themselves, on bf16.
@@ -58,20 +62,49 @@ pub(super) struct Kernels {
     pub(super) max_sim: Option<unsafe fn(&MaxSimArgs<'_, u16>) -> bool>,
 }
 
-/// How the bytes of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no
+/// Products of 16-bit integers.
+#[derive(Debug)]
+pub(super) struct Words {
+    pub(super) linear: unsafe fn(&LinearArgs),
+    pub(super) encode: unsafe fn(&EncodeArgs, *mut i16, *mut Code),
+}
+
+/// What is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numbers {
+    Bf16,
+    /// 16-bit integers.
+    Words,
+    /// Rows of u8 by columns of s8.
+    Bytes,
+}
+
+impl Numbers {
+    /// Bytes of each.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::Bf16 | Self::Words => 2,
+            Self::Bytes => 1,
+        }
+    }
+}
+
+/// How the integers of a row stand for numbers: `x = scale * (code - zero)`, for each row by itself, so that no
 /// score depends on batch mates.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C)]
 pub(super) struct Code {
     pub(super) scale: f32,
-    /// A whole number in [0, 255].
+    /// Of bytes, a whole number in [0, 255].
     pub(super) zero: f32,
+    /// Of words, the sum of the products of their pairs.
+    pub(super) pairs: i32,
 }
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
 #[derive(Debug)]
 pub(super) struct LinearArgs {
-    /// bf16 or codes; whole blocks of [`BLOCK_ROWS`] rows may be read.
+    /// Bf16 or codes; whole blocks of [`BLOCK_ROWS`] rows may be read.
     pub(super) x: *const u8,
     pub(super) x_stride_bytes: usize,
     pub(super) rows: usize,
@@ -82,12 +115,14 @@ pub(super) struct LinearArgs {
     pub(super) num_panels: usize,
     /// `[num_panels * panel]`
     pub(super) bias: *const f32,
-    /// For int8 `[rows]`; else null.
+    /// `[rows]`; for bf16 null.
     pub(super) codes: *const Code,
     /// `[num_panels * panel]`: what one stands for in each column.
     pub(super) scales: *const f32,
-    /// For int8 `[num_panels * panel]`, the sum of a column's codes; else null.
+    /// For bytes `[num_panels * panel]`, the sum of a column's codes; else empty.
     pub(super) sums: *const f32,
+    /// For words `[num_panels * panel]`, what a column's sums begin at; else empty.
+    pub(super) starts: *const i32,
     pub(super) epilogue: Epilogue,
     /// Whole panels are written: `out_stride >= num_panels * panel`.
     pub(super) out: Output,
@@ -111,14 +146,13 @@ pub(super) enum Source {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Target {
     Bf16(*mut u16),
-    Codes(*mut u8, *mut Code),
+    Bytes(*mut u8, *mut Code),
 }
 
 /// Rows in another form. Codes need strides that are multiples of [`STEP_BYTES`].
 #[derive(Debug)]
 pub(super) struct EncodeArgs {
     pub(super) from: Source,
-    pub(super) to: Target,
     pub(super) rows: usize,
     pub(super) width: usize,
     /// In elements.

@@ -2,8 +2,10 @@
 //!
 //! The instructions are written as assembly: stable Rust has no functions for them yet.
 
+use super::LinearArgs;
+use super::finish::{Bytes, Floats};
 use super::lanes::Lanes;
-use super::tile::{Dot, WidenedBf16, narrow_table};
+use super::tile::{Dot, LinearDot, WidenedBf16, narrow_table};
 use crate::engine::cpu::neon::Neon;
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -162,6 +164,10 @@ impl Dot for Wide {
     }
 }
 
+impl LinearDot for Wide {
+    type Raw = Bytes;
+}
+
 /// `usdot` or, `SIGNED`, `sdot`: four bytes to a sum.
 ///
 /// As signed numbers, codes of rows are 128 less than they are, which is a flip of their highest bit; so sums begin at
@@ -179,15 +185,6 @@ impl<const SIGNED: bool> Dot for DotBytes<SIGNED> {
     #[inline(always)]
     unsafe fn zero() -> int32x4_t {
         unsafe { vdupq_n_s32(0) }
-    }
-    #[inline(always)]
-    unsafe fn start(column_sums: *const f32) -> int32x4_t {
-        unsafe {
-            if SIGNED {
-                return vshlq_n_s32::<7>(vcvtq_s32_f32(vld1q_f32(column_sums)));
-            }
-            Self::zero()
-        }
     }
     #[inline(always)]
     unsafe fn row(p: *const u32) -> uint32x4_t {
@@ -213,6 +210,20 @@ impl<const SIGNED: bool> Dot for DotBytes<SIGNED> {
     #[inline(always)]
     unsafe fn store(p: *mut u32, sums: int32x4_t) {
         unsafe { vst1q_s32(p.cast(), sums) }
+    }
+}
+
+impl<const SIGNED: bool> LinearDot for DotBytes<SIGNED> {
+    type Raw = Bytes;
+
+    #[inline(always)]
+    unsafe fn start(args: &LinearArgs, column: usize) -> int32x4_t {
+        unsafe {
+            if SIGNED {
+                return vshlq_n_s32::<7>(vcvtq_s32_f32(vld1q_f32(args.sums.add(column))));
+            }
+            Self::zero()
+        }
     }
 }
 
@@ -253,16 +264,20 @@ impl Dot for DotBf16 {
     }
 }
 
+impl LinearDot for DotBf16 {
+    type Raw = Floats;
+}
+
 // 16 sums, and with numbers widened 8 registers of columns and 2 of a row: 26 of 32.
 narrow_table!(
     NEON, neon, Neon, "neon", vectors: 4,
-    int8: Wide, 4, bf16: WidenedBf16<Neon>, 4, attention: None, max_sim: None
+    int8: Wide, 4, bf16: WidenedBf16<Neon>, 4, attention: None, words: None, max_sim: None
 );
 narrow_table!(
     DOT, dot, Neon, "neon,dotprod", vectors: 4,
-    int8: DotBytes<true>, 4, bf16: WidenedBf16<Neon>, 4, attention: None, max_sim: None
+    int8: DotBytes<true>, 4, bf16: WidenedBf16<Neon>, 4, attention: None, words: None, max_sim: None
 );
 narrow_table!(
     BF16, bf16, Neon<true>, "neon,i8mm,bf16", vectors: 4,
-    int8: DotBytes<false>, 4, bf16: DotBf16, 4, attention: None, max_sim: None
+    int8: DotBytes<false>, 4, bf16: DotBf16, 4, attention: None, words: None, max_sim: None
 );

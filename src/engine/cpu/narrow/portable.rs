@@ -14,6 +14,7 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     panel: PANEL,
     linear_int8,
     linear_bf16,
+    words: None,
     encode,
     add_norm,
     gate,
@@ -33,7 +34,7 @@ unsafe fn linear_int8(args: &LinearArgs) {
         let codes = from_raw_parts(args.codes, args.rows);
         linear(args, |row, column, x, weight| {
             let products = x.iter().zip(weight).map(|(x, w)| i32::from(*x) * i32::from(*w as i8));
-            let Code { scale, zero } = codes[row];
+            let Code { scale, zero, .. } = codes[row];
             let sum = (-zero).mul_add(zeros[column], products.sum::<i32>() as f32);
             sum * scale
         });
@@ -86,7 +87,7 @@ unsafe fn linear(args: &LinearArgs, dot: impl Fn(usize, usize, &[u8], &[u8]) -> 
 
 /// # Safety
 /// `args` describes valid memory.
-unsafe fn encode(args: &EncodeArgs) {
+unsafe fn encode(args: &EncodeArgs, to: Target) {
     for row in 0..args.rows {
         let (at, to_at) = (row * args.from_stride, row * args.to_stride);
         // SAFETY: a row below `rows`.
@@ -97,13 +98,13 @@ unsafe fn encode(args: &EncodeArgs) {
                     from_raw_parts(p.add(at), args.width).iter().map(|x| widen(*x)).collect()
                 }
             };
-            match args.to {
+            match to {
                 Target::Bf16(p) => {
                     let out = from_raw_parts_mut(p.add(to_at), args.width);
                     let numbers = numbers.iter().map(|x| bf16::from_f32(*x).to_bits());
                     out.iter_mut().zip(numbers).for_each(|(out, x)| *out = x);
                 }
-                Target::Codes(p, codes) => {
+                Target::Bytes(p, codes) => {
                     let low = numbers.iter().copied().fold(0.0, f32::min);
                     let high = numbers.iter().copied().fold(0.0, f32::max);
                     let nothing: f32 = numbers.iter().map(|x| x * 0.0).sum();

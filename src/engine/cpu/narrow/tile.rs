@@ -1,6 +1,6 @@
 //! The narrow product on SIMD registers: a tile of rows by one panel, all sums in registers.
 
-use super::finish::finish_row;
+use super::finish::{Floats, Raw, finish_row};
 use super::lanes::Lanes;
 use super::{LinearArgs, STEP_DWORDS};
 use std::ops::Range;
@@ -16,17 +16,97 @@ pub(in crate::engine::cpu) trait Dot {
     type Sums: Copy;
 
     unsafe fn zero() -> Self::Sums;
-    /// What the sums of a vector of columns begin at; `column_sums` are those of their bytes, or dangle if they are not.
-    #[inline(always)]
-    unsafe fn start(_column_sums: *const f32) -> Self::Sums {
-        // SAFETY: the caller's promise.
-        unsafe { Self::zero() }
-    }
     unsafe fn row(p: *const u32) -> Self::Row;
     /// A dword each of one vector of columns.
     unsafe fn columns(p: *const u32) -> Self::Columns;
     unsafe fn dot(sums: Self::Sums, row: Self::Row, columns: Self::Columns) -> Self::Sums;
     unsafe fn store(p: *mut u32, sums: Self::Sums);
+}
+
+/// A dot product whose sums are those of a linear layer.
+///
+/// # Safety
+/// As for [`Dot`].
+pub(super) trait LinearDot: Dot {
+    /// What the sums are.
+    type Raw: Raw;
+
+    /// What the sums of a vector of columns, `column` and those after it, begin at.
+    #[inline(always)]
+    unsafe fn start(_args: &LinearArgs, _column: usize) -> Self::Sums {
+        // SAFETY: the caller's promise.
+        unsafe { Self::zero() }
+    }
+}
+
+/// How the sums of a tile are made, some dwords of k at a time.
+///
+/// # Safety
+/// As for [`Dot`].
+pub(super) trait Product {
+    /// Dwords of k that are taken together, as far as a row has so many.
+    const STEP: usize;
+    /// A step of one vector of columns.
+    type Columns: Copy;
+    type Sums: Copy;
+    /// What the sums are.
+    type Raw: Raw;
+
+    /// What the sums of a row begin at in the vector of columns from `column` on.
+    unsafe fn start(args: &LinearArgs, row: usize, column: usize) -> Self::Sums;
+    /// The dwords of a column are `panel` of them apart.
+    unsafe fn columns(p: *const u32, panel: usize) -> Self::Columns;
+    /// Adds a step's products of a row with all of a panel's vectors.
+    unsafe fn add_step<const NV: usize>(
+        sums: &mut [Self::Sums; NV],
+        row: *const u32,
+        columns: &[Self::Columns; NV],
+    );
+    /// Adds those of a single dword, after the last whole step.
+    unsafe fn add_dword(sums: Self::Sums, row: *const u32, columns: *const u32) -> Self::Sums;
+    unsafe fn store(p: *mut u32, sums: Self::Sums);
+}
+
+impl<D: LinearDot> Product for D {
+    const STEP: usize = 1;
+    type Columns = D::Columns;
+    type Sums = D::Sums;
+    type Raw = D::Raw;
+
+    #[inline(always)]
+    unsafe fn start(args: &LinearArgs, _: usize, column: usize) -> D::Sums {
+        // SAFETY: the caller's promise.
+        unsafe { D::start(args, column) }
+    }
+    #[inline(always)]
+    unsafe fn columns(p: *const u32, _: usize) -> D::Columns {
+        // SAFETY: the caller's promise.
+        unsafe { D::columns(p) }
+    }
+    #[inline(always)]
+    unsafe fn add_step<const NV: usize>(
+        sums: &mut [D::Sums; NV],
+        row: *const u32,
+        columns: &[D::Columns; NV],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = D::row(row);
+            for (sum, columns) in sums.iter_mut().zip(columns) {
+                *sum = D::dot(*sum, x, *columns);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_dword(sums: D::Sums, row: *const u32, columns: *const u32) -> D::Sums {
+        // SAFETY: the caller's promise.
+        unsafe { D::dot(sums, D::row(row), D::columns(columns)) }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u32, sums: D::Sums) {
+        // SAFETY: the caller's promise.
+        unsafe { D::store(p, sums) }
+    }
 }
 
 /// Dwords of the largest tile: 8 rows of 32 columns.
@@ -50,7 +130,7 @@ struct Tile {
 /// # Safety
 /// The CPU has the instruction set; `args` describes valid memory and `out` overlaps nothing else.
 #[inline(always)]
-pub(super) unsafe fn linear<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8: bool>(
+pub(super) unsafe fn linear<P: Product, S: Lanes, const M: usize, const NV: usize>(
     args: &LinearArgs,
 ) {
     let mut sums = Sums([0; TILE_DWORDS]);
@@ -60,12 +140,12 @@ pub(super) unsafe fn linear<D: Dot, S: Lanes, const M: usize, const NV: usize, c
         for first in (0..args.rows).step_by(M) {
             let tile = Tile { panel_idx, first, rows: M.min(args.rows - first) };
             // SAFETY: a panel below `num_panels`; rows up to the end of a block may be read.
-            unsafe { multiply::<D, S, M, NV, INT8>(args, tile, before, &mut sums.0) };
+            unsafe { multiply::<P, S, M, NV>(args, tile, before, &mut sums.0) };
             before = tile;
         }
     }
     // SAFETY: the sums are those of the last tile.
-    unsafe { finish::<S, NV, INT8>(args, before, 0..M, &sums.0) };
+    unsafe { finish::<P::Raw, S, NV>(args, before, 0..M, &sums.0) };
 }
 
 /// Makes the sums of a tile, and finishes those of the tile `before` it: a row after each `M`th of k, if the registers
@@ -74,7 +154,7 @@ pub(super) unsafe fn linear<D: Dot, S: Lanes, const M: usize, const NV: usize, c
 /// # Safety
 /// As for [`linear`]; the tiles are those of `args`, and `sums` are those of `before`.
 #[inline(always)]
-unsafe fn multiply<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8: bool>(
+unsafe fn multiply<P: Product, S: Lanes, const M: usize, const NV: usize>(
     args: &LinearArgs,
     tile: Tile,
     before: Tile,
@@ -92,33 +172,42 @@ unsafe fn multiply<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8
         let x = args.x.add(tile.first * args.x_stride_bytes);
         let rows: [*const u32; M] = std::array::from_fn(|i| x.add(i * args.x_stride_bytes).cast());
         if !S::WEAVES {
-            finish::<S, NV, INT8>(args, before, 0..M, sums);
+            finish::<P::Raw, S, NV>(args, before, 0..M, sums);
         }
-        let column_sums = args.sums.wrapping_add(tile.panel_idx * NV * S::LANES);
-        let starts = std::array::from_fn(|j| D::start(column_sums.wrapping_add(j * S::LANES)));
-        let mut tile_sums: [[D::Sums; NV]; M] = [starts; M];
+        let mut tile_sums: [[P::Sums; NV]; M] = std::array::from_fn(|i| {
+            std::array::from_fn(|j| {
+                P::start(args, tile.first + i, (tile.panel_idx * NV + j) * S::LANES)
+            })
+        });
+        let num_steps = dwords / P::STEP;
         for part in 0..M {
             for _ in 0..num_lines {
                 S::prefetch(ahead.cast());
                 ahead = ahead.wrapping_add(STEP_DWORDS);
             }
-            for p in part * dwords / M..(part + 1) * dwords / M {
-                let columns: [D::Columns; NV] =
-                    std::array::from_fn(|j| D::columns(weights.add((p * NV + j) * S::LANES)));
+            for step in part * num_steps / M..(part + 1) * num_steps / M {
+                let p = step * P::STEP;
+                let columns: [P::Columns; NV] = std::array::from_fn(|j| {
+                    P::columns(weights.add((p * NV + j) * S::LANES), NV * S::LANES)
+                });
                 for (row, sums) in rows.iter().zip(&mut tile_sums) {
-                    let x = D::row(row.add(p));
-                    for (sum, columns) in sums.iter_mut().zip(columns) {
-                        *sum = D::dot(*sum, x, columns);
-                    }
+                    P::add_step(sums, row.add(p), &columns);
                 }
             }
             if S::WEAVES {
-                finish::<S, NV, INT8>(args, before, part..part + 1, sums);
+                finish::<P::Raw, S, NV>(args, before, part..part + 1, sums);
+            }
+        }
+        for p in num_steps * P::STEP..dwords {
+            for (row, sums) in rows.iter().zip(&mut tile_sums) {
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum = P::add_dword(*sum, row.add(p), weights.add((p * NV + j) * S::LANES));
+                }
             }
         }
         for (i, row_sums) in tile_sums.iter().enumerate() {
             for (j, sum) in row_sums.iter().enumerate() {
-                D::store(sums.as_mut_ptr().add((i * NV + j) * S::LANES), *sum);
+                P::store(sums.as_mut_ptr().add((i * NV + j) * S::LANES), *sum);
             }
         }
     }
@@ -129,7 +218,7 @@ unsafe fn multiply<D: Dot, S: Lanes, const M: usize, const NV: usize, const INT8
 /// # Safety
 /// As for [`linear`]; `sums` are those of the tile.
 #[inline(always)]
-unsafe fn finish<S: Lanes, const NV: usize, const INT8: bool>(
+unsafe fn finish<R: Raw, S: Lanes, const NV: usize>(
     args: &LinearArgs,
     tile: Tile,
     rows: Range<usize>,
@@ -139,7 +228,7 @@ unsafe fn finish<S: Lanes, const NV: usize, const INT8: bool>(
         // SAFETY: the row is one of the tile's, the panel the tile's.
         unsafe {
             let raw = sums.as_ptr().add(row * NV * S::LANES);
-            finish_row::<S, NV, INT8>(args, raw, tile.first + row, tile.panel_idx);
+            finish_row::<R, S, NV>(args, raw, tile.first + row, tile.panel_idx);
         }
     }
 }
@@ -183,38 +272,42 @@ impl<S: Lanes> Dot for WidenedBf16<S> {
     }
 }
 
+impl<S: Lanes> LinearDot for WidenedBf16<S> {
+    type Raw = Floats;
+}
+
 /// Entry functions that enable an instruction set around the narrow kernels, and their table.
 macro_rules! narrow_table {
     (
         $name:ident, $entry:ident, $simd:ty, $features:literal, vectors: $vectors:literal,
         int8: $int8:ty, $int8_rows:literal, bf16: $bf16:ty, $bf16_rows:literal, attention: $attention:expr,
-        max_sim: $max_sim:expr
+        words: $words:expr, max_sim: $max_sim:expr
     ) => {
         mod $entry {
             use super::*;
             use crate::engine::cpu::kernels::{GateArgs, HeadNormArgs, NormArgs, RotateArgs};
-            use crate::engine::cpu::narrow::{EncodeArgs, LinearArgs, encode, tile};
+            use crate::engine::cpu::narrow::{EncodeArgs, LinearArgs, Target, encode, tile};
             use crate::engine::cpu::{norm, numbers, rowwise};
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn linear_int8(args: &LinearArgs) {
                 // SAFETY: as above.
-                unsafe { tile::linear::<$int8, $simd, $int8_rows, $vectors, true>(args) }
+                unsafe { tile::linear::<$int8, $simd, $int8_rows, $vectors>(args) }
             }
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn linear_bf16(args: &LinearArgs) {
                 // SAFETY: as above.
-                unsafe { tile::linear::<$bf16, $simd, $bf16_rows, $vectors, false>(args) }
+                unsafe { tile::linear::<$bf16, $simd, $bf16_rows, $vectors>(args) }
             }
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn encode(args: &EncodeArgs) {
+            pub(super) unsafe fn encode(args: &EncodeArgs, to: Target) {
                 // SAFETY: as above.
-                unsafe { encode::encode::<$simd>(args) }
+                unsafe { encode::encode::<$simd>(args, to) }
             }
 
             // SAFETY: the caller vouches for the instruction set and for the arguments.
@@ -250,6 +343,7 @@ macro_rules! narrow_table {
             panel: $vectors * <$simd as crate::engine::cpu::simd::Simd>::LANES,
             linear_int8: $entry::linear_int8,
             linear_bf16: $entry::linear_bf16,
+            words: $words,
             encode: $entry::encode,
             add_norm: $entry::add_norm,
             gate: $entry::gate,

@@ -4,7 +4,9 @@
 //! before it is finished, some rows after each step of k.
 
 use super::super::{BLOCK_ROWS, LinearArgs, STEP_BYTES, STEP_DWORDS};
-use super::{Operands, PANEL, TILE_ROWS, Tiles, exchange, finish_row, multiply, store_sums};
+use super::{
+    Bytes, Floats, Operands, PANEL, TILE_ROWS, Tiles, exchange, finish_row, multiply, store_sums,
+};
 use crate::engine::cpu::avx512;
 
 type S = avx512::Avx512<true>;
@@ -124,6 +126,13 @@ unsafe fn finish<const INT8: bool>(
     for row in next..tile.rows.min(next + num_rows) {
         let raw = sums.0[row * PANEL..][..PANEL].as_ptr();
         // SAFETY: the row is one of the tile's, the panel the tile's.
-        unsafe { finish_row::<S, 2, INT8>(args, raw, tile.first + row, tile.panel_idx) };
+        unsafe {
+            let row = tile.first + row;
+            if INT8 {
+                finish_row::<Bytes, S, 2>(args, raw, row, tile.panel_idx);
+            } else {
+                finish_row::<Floats, S, 2>(args, raw, row, tile.panel_idx);
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ mod attention;
 mod linear;
 mod max_sim;
 
-use super::finish::finish_row;
+use super::finish::{Bytes, Floats, finish_row};
 use super::{Kernels, STEP_BYTES, TILE_BYTES, TILE_ROWS, avx512};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -19,6 +19,7 @@ pub(in crate::engine::cpu) static KERNELS: Kernels = Kernels {
     panel: PANEL,
     linear_int8: linear::linear_int8,
     linear_bf16: linear::linear_bf16,
+    words: None,
     encode: avx512::BF16.encode,
     add_norm: avx512::BF16.add_norm,
     gate: avx512::BF16.gate,
