@@ -28,6 +28,7 @@ pub(super) struct Kernels {
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
 #[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 has pairs"))]
 pub(super) struct LinearArgs {
     pub(super) x: *const f32,
     pub(super) x_stride: usize,

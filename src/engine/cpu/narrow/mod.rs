@@ -103,6 +103,7 @@ pub(super) struct Code {
 
 /// `out[rows, panels * panel] = epilogue(x[rows, k] * weight + bias)`
 #[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 has words"))]
 pub(super) struct LinearArgs {
     /// Bf16 or codes; whole blocks of [`BLOCK_ROWS`] rows may be read.
     pub(super) x: *const u8,
