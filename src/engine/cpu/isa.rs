@@ -21,8 +21,8 @@ pub enum Isa {
     Avx512,
     /// And AVX512-VNNI, the same.
     Avx512Vnni,
-    /// And AVX512-BF16, an instruction for products of bf16, DQ and VBMI. Its f32 products are by pairs, which
-    /// AMD's cores gain by.
+    /// And AVX512-BF16, an instruction for products of bf16, DQ and VBMI. Its f32 products, and those of bf16 rows as
+    /// 16-bit integers, are by pairs, which AMD's cores gain by.
     Avx512Bf16,
     /// And AMX, instructions for products of whole tiles of bytes or bf16.
     Amx,

@@ -141,15 +141,20 @@ impl Cpu {
         // SAFETY: `with_isa` asked the CPU; every form has room for `num_rows` rows, and the two differ.
         unsafe {
             match self.numbers() {
-                Numbers::Bf16 if !wide => return,
-                Numbers::Bf16 => (self.narrow.encode)(&args, Target::Bf16(half)),
-                Numbers::Bytes => (self.narrow.encode)(&args, Target::Bytes(bytes, codes)),
-                Numbers::Words => (self.words().encode)(&args, bytes.cast(), codes),
+                Numbers::Bf16 if !wide => {}
+                Numbers::Bf16 => {
+                    (self.narrow.encode)(&args, Target::Bf16(half));
+                    parts.forms.half = true;
+                }
+                Numbers::Bytes => {
+                    (self.narrow.encode)(&args, Target::Bytes(bytes, codes));
+                    parts.forms.codes = true;
+                }
+                Numbers::Words => {
+                    (self.words().encode)(&args, bytes.cast(), codes);
+                    parts.forms.codes = true;
+                }
             }
-        }
-        match self.numbers() {
-            Numbers::Bf16 => parts.forms.half = true,
-            Numbers::Words | Numbers::Bytes => parts.forms.codes = true,
         }
     }
 

@@ -4,7 +4,10 @@
 // `allow-unwrap-in-tests` sees test functions only, not what they share.
 #![allow(clippy::unwrap_used)]
 
+mod attention;
+#[path = "../values/mod.rs"]
 mod values;
+mod words;
 
 use proptest::prelude::*;
 use rerankd::engine::cpu::{Cpu, Isa, Rows};
@@ -205,40 +208,6 @@ proptest! {
     }
 
     #[test]
-    fn attention_gives_the_reference_for_any_size(
-        lens in prop::collection::vec(1usize..80, 1..4),
-        heads in 1usize..4, dim in 1usize..13, seed in 0u64..1000,
-    ) {
-        let dim = 8 * dim;
-        let num_tokens = lens.iter().sum();
-        let mut batch = Packed::with_capacity(0, lens.len());
-        lens.iter().for_each(|len| batch.push(&vec![0; *len], *len));
-        for dtype in NARROW {
-            let attention = |cpu: &Cpu| {
-                // Four columns in, so that scores stay small: their error is theirs times a step of bf16.
-                let qkv = linear(cpu, num_tokens, 3 * heads * dim, 4, Epilogue::Bias, seed);
-                let mut scratch = cpu.scratch(80, dim).unwrap();
-                [Queries::All, Queries::First].map(|queries| {
-                    let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
-                    cpu.attention(&qkv, &batch, &AttentionKind::full(queries, heads), &mut scratch, &mut out);
-                    read(cpu, &out)
-                })
-            };
-            let expected = attention(&portable(dtype));
-            for cpu in simd(dtype) {
-                // Nothing divides the scores, so that products of bytes are a tenth of one off at times, and so is the
-                // reference of words: its own queries and keys are made of bf16.
-                let has_bytes = dtype == Dtype::Int8 && cpu.isa() == Isa::Avx512Bf16;
-                let is_far = has_words(&cpu) || has_bytes && lens.iter().any(|len| *len >= 64);
-                let absolute = if is_far { 0.15 } else { 0.05 };
-                for (got, expected) in attention(&cpu).iter().zip(&expected) {
-                    assert_close(&cpu, got, expected, absolute, BF16_STEP);
-                }
-            }
-        }
-    }
-
-    #[test]
     fn a_norm_takes_an_update_in_bf16(
         m in 1usize..5, width in 5usize..200, seed in 0u64..1000,
     ) {
@@ -255,43 +224,6 @@ proptest! {
             let expected = norm(&portable(dtype));
             for cpu in simd(dtype) {
                 assert_close(&cpu, &norm(&cpu), &expected, 0.02, 0.0);
-            }
-        }
-    }
-}
-
-/// Scores, which are exponents of two, rise or fall by four from key to key: what was the largest weight is soon nothing.
-#[test]
-fn attention_gives_the_reference_where_keys_outweigh_all_before() {
-    const STEP: f32 = 4.0;
-    for (len, dim, rise) in [(40, 32, 1.0), (150, 32, 1.0), (130, 64, 1.0), (150, 40, -1.0)] {
-        let x: Vec<f32> = (0..len).flat_map(|t| [1.0, t as f32 / len as f32]).collect();
-        let total = rise * STEP * len as f32;
-        // Queries are all the same, keys go from zero to `total` of their product, values from one number to another.
-        let mut weight = values(3, 3 * dim * 2);
-        weight[..2 * dim].copy_from_slice(&[1.0, 0.0].repeat(dim));
-        weight[2 * dim..4 * dim].copy_from_slice(&[0.0, total / dim as f32].repeat(dim));
-        let bias = vec![0.0; 3 * dim];
-        let init = LinearInit { weight: &weight, bias: &bias, n: 3 * dim, k: 2 };
-        let mut batch = Packed::with_capacity(0, 1);
-        batch.push(&vec![0; len], len);
-        for (dtype, window) in
-            NARROW.into_iter().flat_map(|dtype| [(dtype, Window::ALL), (dtype, Window::CAUSAL)])
-        {
-            let kind = AttentionKind { window, ..AttentionKind::full(Queries::All, 1) };
-            let attention = |cpu: &Cpu| {
-                let mut qkv = cpu.rows(len, 3 * dim).unwrap();
-                let w = cpu.prepare_linear(&init).unwrap();
-                cpu.linear(&rows(cpu, len, 2, &x), &w, Epilogue::Bias, &mut qkv);
-                let mut scratch = cpu.scratch(len, dim).unwrap();
-                let mut out = cpu.rows(len, dim).unwrap();
-                cpu.attention(&qkv, &batch, &kind, &mut scratch, &mut out);
-                read(cpu, &out)
-            };
-            let expected = attention(&portable(dtype));
-            for cpu in simd(dtype) {
-                // Codes of keys that are so far apart shift a weight to a neighbour, whose value is near.
-                assert_close(&cpu, &attention(&cpu), &expected, 0.03, BF16_STEP);
             }
         }
     }
@@ -385,123 +317,6 @@ fn gelu_is_exact_to_the_rounding_of_bf16() {
                 let bound = 4e-5 + expected.abs() / 256.0;
                 assert!(error <= bound, "{:?} {dtype:?}: {x} gives {got}", cpu.isa());
             }
-        }
-    }
-}
-
-/// Columns of keys of very different sizes, far from zero: what counts is how they differ from key to key.
-#[test]
-fn keys_of_any_size_and_offset_give_the_reference() {
-    let (lens, heads) = ([150, 64, 97], 2);
-    let num_tokens = lens.iter().sum();
-    let mut batch = Packed::with_capacity(0, lens.len());
-    lens.iter().for_each(|len| batch.push(&vec![0; *len], *len));
-    for dim in [8, 32, 64, 96] {
-        let (width, k) = (3 * heads * dim, 6);
-        let (mut weight, mut bias) = (values(3, width * k), values(4, width));
-        for (column, weights) in weight.chunks_exact_mut(k).enumerate() {
-            let size = 2f32.powi(column as i32 % 5 - 2);
-            let part = column / (heads * dim);
-            let factor = [1.0 / size, 4.0 * size / (dim as f32).sqrt(), 1.0][part];
-            weights.iter_mut().for_each(|x| *x *= factor);
-            bias[column] *= if part == 1 { 10.0 * size } else { 1.0 };
-        }
-        let attention = |cpu: &Cpu| {
-            let x = rows(cpu, num_tokens, k, &values(5, num_tokens * k));
-            let init = LinearInit { weight: &weight, bias: &bias, n: width, k };
-            let mut qkv = cpu.rows(num_tokens, width).unwrap();
-            let weight = cpu.prepare_linear(&init).unwrap();
-            cpu.linear(&x, &weight, Epilogue::Bias, &mut qkv);
-            let mut scratch = cpu.scratch(150, dim).unwrap();
-            let mut out = cpu.rows(num_tokens, heads * dim).unwrap();
-            let kind = AttentionKind::full(Queries::All, heads);
-            cpu.attention(&qkv, &batch, &kind, &mut scratch, &mut out);
-            read(cpu, &out)
-        };
-        let expected = attention(&portable(Dtype::Int8));
-        for cpu in simd(Dtype::Int8) {
-            let got = attention(&cpu);
-            let power = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>();
-            let error = power(&mut got.iter().zip(&expected).map(|(got, x)| got - x));
-            let share = (error / power(&mut expected.iter().copied())).sqrt();
-            assert!(share < 0.03, "{:?}, heads of {dim}: {share}", cpu.isa());
-        }
-    }
-}
-
-/// Two keys whose scores differ by what the rows say, and values of zero and one.
-#[test]
-fn a_key_weighs_two_to_the_power_of_its_score() {
-    const DIM: usize = 32;
-    let scores: Vec<f32> = (0..256).map(|i| i as f32 / -16.0).collect();
-    // A query, a key and a value.
-    let x: Vec<f32> = scores.iter().flat_map(|score| [1.0, 0.0, 0.0, 0.0, *score, 1.0]).collect();
-    let mut weight = vec![0.0; 3 * DIM * 3];
-    (0..3).for_each(|part| weight[part * DIM * 3 + part] = 1.0);
-    let init = LinearInit { weight: &weight, bias: &[0.0; 3 * DIM], n: 3 * DIM, k: 3 };
-    let mut batch = Packed::with_capacity(0, scores.len());
-    scores.iter().for_each(|_| batch.push(&[0; 2], 2));
-    for cpu in Isa::distinct(Dtype::Bf16).filter_map(|isa| Cpu::with_isa(isa, Dtype::Bf16)) {
-        let mut qkv = cpu.rows(2 * scores.len(), 3 * DIM).unwrap();
-        let weight = cpu.prepare_linear(&init).unwrap();
-        cpu.linear(&rows(&cpu, 2 * scores.len(), 3, &x), &weight, Epilogue::Bias, &mut qkv);
-        let mut scratch = cpu.scratch(2, DIM).unwrap();
-        let mut out = cpu.rows(scores.len(), DIM).unwrap();
-        let kind = AttentionKind::full(Queries::First, 1);
-        cpu.attention(&qkv, &batch, &kind, &mut scratch, &mut out);
-        for (score, got) in scores.iter().zip(read(&cpu, &out).chunks_exact(DIM)) {
-            let weight = score.exp2();
-            assert_close(&cpu, &got[..1], &[weight / (1.0 + weight)], 0.0, BF16_STEP);
-        }
-    }
-}
-
-/// Rows and columns that 16-bit integers hold exactly; their numbers of k are steps of pairs and what is left of those.
-#[test]
-fn products_of_words_are_exact() {
-    let (m, n) = (11, 37);
-    for cpu in coded().filter(has_words) {
-        for k in (1..70).chain([128, 384, 385, 1536]) {
-            let whole = |seed: usize, i: usize, most: usize| {
-                (((i + seed) * 7919) % (2 * most + 1)) as f32 - most as f32
-            };
-            // The largest makes the scale: one in a row, and 127 in a column.
-            let x: Vec<f32> = (0..m * k).map(|i| whole(1, i, 500)).collect();
-            let x: Vec<f32> =
-                x.iter().enumerate().map(|(i, x)| if i % k == 0 { 16_383.0 } else { *x }).collect();
-            let weight: Vec<f32> =
-                (0..n * k).map(|i| if i % k == k / 2 { 127.0 } else { whole(2, i, 126) }).collect();
-            let init = LinearInit { weight: &weight, bias: &vec![0.0; n], n, k };
-            let mut out = cpu.rows(m, n).unwrap();
-            // As narrow as its input or narrower, a product is written in f32.
-            let w = cpu.prepare_linear(&init).unwrap();
-            cpu.linear(&rows(&cpu, m, k, &x), &w, Epilogue::Bias, &mut out);
-            let step = if n <= k { 1e-6 } else { BF16_STEP / 2.0 };
-            for (i, got) in read(&cpu, &out).iter().enumerate() {
-                let pairs = x[i / n * k..][..k].iter().zip(&weight[i % n * k..][..k]);
-                let exact: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                let error = (f64::from(*got) - exact).abs();
-                assert!(
-                    error <= f64::from(step) * exact.abs(),
-                    "k of {k}, element {i}: {got}, not {exact}"
-                );
-            }
-        }
-    }
-}
-
-/// Numbers of one sign and size make the largest sums that rows of their norm can make.
-#[test]
-fn sums_of_words_do_not_wrap() {
-    for cpu in coded().filter(has_words) {
-        for (k, size) in [(1, 1.0), (7, 1.0), (384, 1e-30), (384, 1e30), (5000, 1.0)] {
-            let init = LinearInit { weight: &vec![3.0; k], bias: &[0.0], n: 1, k };
-            let mut out = cpu.rows(2, 1).unwrap();
-            let w = cpu.prepare_linear(&init).unwrap();
-            let x = [vec![size; k], vec![-size; k]].concat();
-            cpu.linear(&rows(&cpu, 2, k, &x), &w, Epilogue::Bias, &mut out);
-            let expected = 3.0 * size * k as f32;
-            assert_close(&cpu, &read(&cpu, &out), &[expected, -expected], 0.0, 2e-3);
         }
     }
 }
